@@ -1,0 +1,302 @@
+"""Everything the core may ask its shell to do.
+
+The contract: effects are carried out in order, in one lane. What stands behind a Persist
+waits until that is durable (persist before send). Exempt, at once, are urgent sends
+(heartbeats: they promise nothing that must be durable), SetTimer, OpenGate and ShutGate.
+Effects that take time (driver, fencing) are started in order and complete by an event of
+their own; those of one array are started one after the other has completed.
+A Send to the node itself comes back as Received after the lane has come to it.
+"""
+
+from dataclasses import dataclass
+
+from mdcluster.core.messages import Message
+from mdcluster.core.model import (
+    ArrayId,
+    Claim,
+    DeviceId,
+    Entry,
+    Life,
+    NewMember,
+    NodeId,
+    Promise,
+    Stamp,
+    SyncKind,
+)
+
+# --- messages, memory, time --------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    to: NodeId
+    message: Message
+    urgent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PersistPromise:
+    promise: Promise
+
+
+@dataclass(frozen=True, slots=True)
+class PersistEntry:
+    entry: Entry
+    projected: Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Wake the core by Tick at this time (replaces the earlier one)."""
+
+    at_ms: int
+
+
+# --- the gate ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OpenGate:
+    """Open, or keep open, for this term until this time of this node's clock."""
+
+    term: int
+    until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShutGate:
+    pass
+
+
+# --- members, through the gate (writer only) ----------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WriteSuperblocks:
+    """Ring record first, then the superblocks of all writable members -> SuperblocksWritten."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class WriteNonces:
+    """Check that the devices are free and large enough, write nonces -> NoncesWritten."""
+
+    op: int
+    array: ArrayId
+    members: tuple[NewMember, ...]
+    force: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DropNonces:
+    """Abandoned: put back what stood where the nonces were written."""
+
+    op: int
+
+
+# --- the md driver -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareDevices:
+    """Open and prove devices, or (stopping) make ready to stop -> Prepared."""
+
+    op: int
+    array: ArrayId
+    claims: tuple[Claim, ...]
+    stopping: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetPrepared:
+    op: int
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Bring the local md to this state: start, stop, fail, add, remove ... -> Applied.
+
+    Runs the array if this life is among its running ones, stops it otherwise. Only stops
+    the use of a failed member; held writes stay held until Unblock and Activate.
+    """
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Unblock:
+    """-blocked on these committed-faulty members."""
+
+    array: ArrayId
+    devices: tuple[DeviceId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SampleStates:
+    """Read all member states again -> Sampled."""
+
+    array: ArrayId
+
+
+@dataclass(frozen=True, slots=True)
+class Activate:
+    """`active`: one bit that releases every held write of the array."""
+
+    array: ArrayId
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRange:
+    """Hold writes in exactly [lo, hi) (nothing if lo == hi), drain -> Held."""
+
+    array: ArrayId
+    lo_sectors: int
+    hi_sectors: int
+
+
+@dataclass(frozen=True, slots=True)
+class HoldAll:
+    """This node lost touch (or found it again): hold all writes of all arrays, or not."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PinReads:
+    """Serve reads from the first in-sync member only (resync_start = 0), or balance."""
+
+    array: ArrayId
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeMember:
+    op: int
+    array: ArrayId
+    device: DeviceId
+
+
+@dataclass(frozen=True, slots=True)
+class SetBits:
+    """Set the bits of [lo, hi) in the own slot, durable -> BitsSet."""
+
+    array: ArrayId
+    serial: int
+    lo_sectors: int
+    hi_sectors: int
+
+
+@dataclass(frozen=True, slots=True)
+class MergeBits:
+    """Read these slots as the union over in-sync members, set them in the own slot -> BitsSet."""
+
+    array: ArrayId
+    serial: int
+    slots: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroSlot:
+    """-> SlotZeroed."""
+
+    array: ArrayId
+    life: Life
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartSync:
+    """Begin to copy at `position`; stands still until LimitSync allows more."""
+
+    array: ArrayId
+    serial: int
+    kind: SyncKind
+    position_sectors: int
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSync:
+    """Copy up to here (sync_max) -> SyncReached when copied and flushed."""
+
+    array: ArrayId
+    serial: int
+    hi_sectors: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopSync:
+    """frozen -> SyncStopped, after the last write of the copying has returned."""
+
+    array: ArrayId
+    serial: int
+
+
+# --- the rest ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """-> Fenced or FenceWaits."""
+
+    life: Life
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """To the local client: 'done', 'refused' or 'waiting' (more will follow), and why."""
+
+    proposal: str
+    state: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """All that ShutdownAsked asked for is done: the process may end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """An observation for logs, metrics, the event stream; nothing depends on it.
+
+    kind: writer_changed, node_up, node_suspect, node_down, node_fenced, array_started,
+    array_stopped, member_failed, member_added, sync_started, sync_moved, sync_finished,
+    committed, waiting, refused ...; facts: names and values, in order.
+    """
+
+    kind: str
+    facts: tuple[tuple[str, str | int], ...]
+
+
+Effect = (
+    Send
+    | PersistPromise
+    | PersistEntry
+    | SetTimer
+    | OpenGate
+    | ShutGate
+    | WriteSuperblocks
+    | WriteNonces
+    | DropNonces
+    | PrepareDevices
+    | ForgetPrepared
+    | Apply
+    | Unblock
+    | SampleStates
+    | Activate
+    | HoldRange
+    | HoldAll
+    | PinReads
+    | ProbeMember
+    | SetBits
+    | MergeBits
+    | ZeroSlot
+    | StartSync
+    | LimitSync
+    | StopSync
+    | Fence
+    | Answer
+    | Stopped
+    | Notify
+)

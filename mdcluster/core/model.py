@@ -1,0 +1,376 @@
+"""The nouns of the cluster: identities, stamps, arrays, members, the cluster entry.
+
+Everything here is an immutable value. The same values travel in messages, stand in the
+state directory and in the rings on the members, so their field order is part of the
+protocol (see docs/PROTOCOL.md). All positions and sizes are in sectors of 512 bytes.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NewType
+
+NodeId = NewType("NodeId", str)
+DeviceId = NewType("DeviceId", str)
+ArrayId = NewType("ArrayId", str)
+
+CLUSTER_KEY = "cluster"
+"""Key of the one entry that is not an array: the voters and who is bound to which line."""
+
+NODES_MAX = 32
+ARRAYS_MAX = 64
+MEMBERS_MAX = 32
+RECENT_MAX = 64
+"""How many finished proposals an entry remembers, to answer retries exactly once."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Stamp:
+    """Place of a commit in the history of its entry; ordered by term, then seq."""
+
+    term: int
+    seq: int
+
+    @property
+    def events(self) -> int:
+        """The md event count that stands for this stamp: term << 32 | seq."""
+        return self.term << 32 | self.seq
+
+    @classmethod
+    def of_events(cls, events: int) -> "Stamp":
+        return cls(events >> 32, events & 0xFFFFFFFF)
+
+    def next(self, term: int) -> "Stamp":
+        """The stamp that follows in `term`: seq in steps of 2 (mdadm treats one apart as equal)."""
+        return Stamp(term, self.seq + 2 if term == self.term else 2)
+
+
+ZERO = Stamp(0, 0)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Life:
+    """One node in one boot. What was promised to a life ends with it."""
+
+    node: NodeId
+    boot_id: str
+
+
+# --- arrays -----------------------------------------------------------------------------
+
+
+class MemberState(StrEnum):
+    IN_SYNC = "in_sync"
+    RECOVERING = "recovering"  # written everywhere, read nowhere, until it is in_sync
+    SPARE = "spare"
+    FAULTY = "faulty"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One device of an array, named by its device UUID."""
+
+    device: DeviceId
+    number: int  # dev_number of the superblock, unique in the array, never used twice
+    role: int  # slot 0..raid_disks-1; -1 for a spare or a faulty member
+    state: MemberState
+    data_offset_sectors: int
+    data_size_sectors: int
+    recovery_sectors: int = 0  # RECOVERING only: valid below this
+    by_bitmap: bool = False  # RECOVERING only: a re-add, only the dirty chunks are copied
+
+
+class SyncKind(StrEnum):
+    RESYNC = "resync"  # all of [position, end): make the members equal
+    RECOVER = "recover"  # rebuild the RECOVERING members
+    BITMAP = "bitmap"  # what the bitmaps of dead lives say is dirty
+    CHECK = "check"
+    REPAIR = "repair"
+
+
+@dataclass(frozen=True, slots=True)
+class SyncPass:
+    """A resync that was begun by a commit and has not been ended by one."""
+
+    serial: int  # grows with every pass of this array
+    kind: SyncKind
+    position_sectors: int  # checkpoint: complete and flushed below this (array sectors for
+    # raid1; per-device sectors for raid10, as md's resync_offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Which life owns a bitmap slot; dirty once that life has ended and its bits remain."""
+
+    index: int
+    life: Life
+    dirty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayState:
+    """The whole committed state of one array."""
+
+    uuid: ArrayId
+    name: str
+    level: int  # 1 or 10
+    layout: int  # raid10: 0x102 is near 2; raid1: 0
+    chunk_sectors: int  # raid10 only, else 0
+    raid_disks: int
+    size_sectors: int  # used per member (component size)
+    bitmap_chunk_sectors: int
+    members: tuple[Member, ...]
+    resync_sectors: int | None  # equal below this, None: everywhere (resync_offset)
+    sync: SyncPass | None
+    last_serial: int
+    slots: tuple[Slot, ...]
+    running: tuple[Life, ...]  # the lives that may write to it
+    active: bool  # meant to run (False after --stop)
+    created_s: int  # seconds since the epoch, for the superblock
+    updated_s: int
+    next_number: int
+    paused: bool = False
+
+    def member(self, device: DeviceId) -> Member | None:
+        return next((m for m in self.members if m.device == device), None)
+
+    @property
+    def in_sync(self) -> tuple[Member, ...]:
+        return tuple(m for m in self.members if m.state is MemberState.IN_SYNC)
+
+    @property
+    def writable(self) -> tuple[Member, ...]:
+        """Members whose superblocks follow the commits: all but the faulty."""
+        return tuple(m for m in self.members if m.state is not MemberState.FAULTY)
+
+    @property
+    def degraded(self) -> int:
+        """How many roles have no member in sync."""
+        return self.raid_disks - len(self.in_sync)
+
+    def slot_of(self, life: Life) -> Slot | None:
+        return next((s for s in self.slots if s.life == life), None)
+
+
+# --- the cluster entry -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Voter:
+    """A line of clusterips that votes, and the UUID bound to it ('' until first seen)."""
+
+    name: str
+    node: NodeId | None
+    priority: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterState:
+    """The committed voter set. Spectators are not listed: nothing ever waits for them."""
+
+    uuid: str
+    name: str
+    voters: tuple[Voter, ...]
+
+    def voter(self, node: NodeId) -> Voter | None:
+        return next((v for v in self.voters if v.node == node), None)
+
+    def named(self, name: str) -> Voter | None:
+        return next((v for v in self.voters if v.name == name), None)
+
+
+# --- entries -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a proposal; an empty refusal means it was committed."""
+
+    proposal: str
+    refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One ordered change carrying the whole new state of an array or of the cluster."""
+
+    key: str  # CLUSTER_KEY or an ArrayId
+    stamp: Stamp
+    state: ArrayState | ClusterState
+    recent: tuple[Outcome, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """A voter's durable promise: refuses terms below, voted for at most one in this one."""
+
+    term: int
+    voted_for: NodeId | None
+
+
+# --- changes: what may be proposed --------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NewMember:
+    """A device a user named: its fresh UUID, where the user saw it, what fits on it."""
+
+    device: DeviceId
+    path: str
+    data_offset_sectors: int
+    data_size_sectors: int
+    role: int = -1  # -1: a spare
+
+
+@dataclass(frozen=True, slots=True)
+class CreateArray:
+    array: ArrayId
+    name: str
+    level: int
+    layout: int
+    chunk_sectors: int
+    raid_disks: int
+    size_sectors: int
+    bitmap_chunk_sectors: int
+    members: tuple[NewMember, ...]
+    assume_clean: bool
+    now_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartArray:
+    """--assemble: meant to run from now on; each live node joins as it is able to."""
+
+    array: ArrayId
+    force: bool = False
+    run: bool = False  # start even if degraded now
+
+
+@dataclass(frozen=True, slots=True)
+class StopArray:
+    array: ArrayId
+
+
+@dataclass(frozen=True, slots=True)
+class FailMember:
+    array: ArrayId
+    device: DeviceId
+    why: str
+    seen_by: NodeId | None = None  # None: an administrator's command
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveMember:
+    array: ArrayId
+    device: DeviceId
+
+
+@dataclass(frozen=True, slots=True)
+class AddMember:
+    array: ArrayId
+    member: NewMember
+
+
+@dataclass(frozen=True, slots=True)
+class ReAddMember:
+    """A member that was in the array before: only what changed since is copied."""
+
+    array: ArrayId
+    device: DeviceId
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class JoinRunner:
+    """The life has the array's members open and may run it; it gets a bitmap slot."""
+
+    array: ArrayId
+    life: Life
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveRunner:
+    """The life, alive, has stopped the array in order (no bits left behind)."""
+
+    array: ArrayId
+    life: Life
+
+
+@dataclass(frozen=True, slots=True)
+class EndLife:
+    """The life was fenced or is over: its slot becomes dirty."""
+
+    array: ArrayId
+    life: Life
+
+
+@dataclass(frozen=True, slots=True)
+class BeginSync:
+    array: ArrayId
+    kind: SyncKind
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    array: ArrayId
+    serial: int
+    position_sectors: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndSync:
+    """The pass is complete and flushed; slots: the dead lives whose slots were zeroed."""
+
+    array: ArrayId
+    serial: int
+    slots: tuple[Life, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BindVoter:
+    """The first sight of a line's node, or the re-admission of one that lost its state."""
+
+    name: str
+    node: NodeId
+    replace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AddVoter:
+    name: str
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveVoter:
+    name: str
+
+
+ArrayChange = (
+    CreateArray
+    | StartArray
+    | StopArray
+    | FailMember
+    | RemoveMember
+    | AddMember
+    | ReAddMember
+    | JoinRunner
+    | LeaveRunner
+    | EndLife
+    | BeginSync
+    | Checkpoint
+    | EndSync
+)
+ClusterChange = BindVoter | AddVoter | RemoveVoter
+Change = ArrayChange | ClusterChange
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """How every node finds and proves a device: the nonce that the writer wrote to it.
+
+    An empty nonce: the device is known, found by the UUID in its superblock.
+    """
+
+    device: DeviceId
+    path: str
+    nonce: bytes

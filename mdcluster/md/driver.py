@@ -1,0 +1,153 @@
+"""The md port: what mdcluster needs of an md implementation, and no more.
+
+Two drivers speak it: :mod:`mdcluster.md.embedded` (user space, over files or block
+devices) and the kernel's md. Every call is one step of the recipes that md's sysfs offers
+for arrays with externally managed metadata; the semantics are those of a stock kernel:
+
+* a write that meets a failing member is held until `unblock` of that member *and* `activate`;
+* `activate` is one bit: it releases every held write of the array, whatever it waits for;
+* nothing is copied while frozen; `limit_sync` is sync_max;
+* with a bitmap, a sync ignores positions and copies what is dirty in the own slot.
+
+Positions and sizes in sectors of 512 bytes. Errors are :class:`DriverError`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from mdcluster.core.model import ArrayId, ArrayState, DeviceId, Member, SyncKind
+from mdcluster.errors import MdclusterError
+
+
+class DriverError(MdclusterError):
+    """An md operation failed: says which array, member, operation and why."""
+
+
+class ArrayBusyError(DriverError):
+    """The array is open; it cannot be stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStatus:
+    device: DeviceId
+    role: int
+    in_sync: bool
+    faulty: bool
+    blocked: bool
+    unacknowledged_errors: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayStatus:
+    array: ArrayId
+    members: tuple[MemberStatus, ...]
+    write_pending: bool
+    thread_idle: bool
+    writes_in_flight: int
+    suspend_lo_sectors: int
+    suspend_hi_sectors: int
+    sync_kind: SyncKind | None
+    sync_completed_sectors: int
+    sync_max_sectors: int
+    openers: int
+
+    @property
+    def clean(self) -> bool:
+        """No write is held by a failure: the condition of holds and of `activate`."""
+        return (
+            not self.write_pending
+            and self.thread_idle
+            and not any(m.blocked or m.unacknowledged_errors for m in self.members)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SyncStep:
+    """What one allowed stretch of a sync did."""
+
+    position_sectors: int
+    planned_sectors: int
+    copied_sectors: int
+    next_dirty_sectors: int
+
+
+class DriverEvents(Protocol):
+    """Called from the driver, always on the event loop's thread."""
+
+    def member_failed(self, array: ArrayId, device: DeviceId, why: str) -> None: ...
+
+
+class MdDriver(Protocol):
+    """One md implementation on this host."""
+
+    async def assemble(
+        self,
+        state: ArrayState,
+        paths: dict[DeviceId, str],
+        slot_offset_sectors: int,
+        *,
+        read_only: bool,
+    ) -> None:
+        """Set up the array, frozen, not yet running. paths: the members to use (FAULTY and
+        missing ones are left out). slot_offset_sectors: where the own bitmap slot lies on
+        each member; -1 for none (spectators)."""
+
+    async def run(self, array: ArrayId) -> None:
+        """readonly -> frozen -> active; from here applications may use it."""
+
+    async def stop(self, array: ArrayId) -> None:
+        """ArrayBusyError while it is open."""
+
+    async def fail(self, array: ArrayId, device: DeviceId) -> None:
+        """Stop the use of a member (`faulty`). Its held writes stay held."""
+
+    async def unblock(self, array: ArrayId, device: DeviceId) -> None: ...
+
+    async def activate(self, array: ArrayId) -> None: ...
+
+    async def remove(self, array: ArrayId, device: DeviceId) -> None: ...
+
+    async def add(self, array: ArrayId, member: Member, path: str) -> None:
+        """Attach as spare, or as write target of its role (RECOVERING) or in sync."""
+
+    async def take_in(self, array: ArrayId, device: DeviceId) -> None:
+        """A member that was recovered is in sync from here on: reads may use it."""
+
+    async def hold(self, array: ArrayId, lo_sectors: int, hi_sectors: int) -> None:
+        """Hold writes in exactly [lo, hi); returns after in-flight writes have drained."""
+
+    async def hold_all(self, array: ArrayId, on: bool) -> None:
+        """Beside `hold`: hold every write (a node that lost touch)."""
+
+    async def pin_reads(self, array: ArrayId, on: bool) -> None: ...
+
+    async def set_bits(self, array: ArrayId, lo_sectors: int, hi_sectors: int) -> None:
+        """Durable in the own slot, on every writable member, when it returns."""
+
+    async def merge_bits(self, array: ArrayId, slot_offsets_sectors: tuple[int, ...]) -> None:
+        """Set in the own slot what is set in these slots on any in-sync member, durable."""
+
+    async def start_sync(self, array: ArrayId, kind: SyncKind, position_sectors: int) -> None:
+        """Begin at `position` (up to which nothing is copied), limited to it."""
+
+    async def limit_sync(self, array: ArrayId, hi_sectors: int) -> SyncStep:
+        """Copy up to `hi`, checking the gate before each write; returns copied and flushed."""
+
+    async def stop_sync(self, array: ArrayId) -> None:
+        """Returns after the last write of the copying has returned."""
+
+    def next_dirty(self, array: ArrayId, from_sectors: int) -> int:
+        """The next sector the running sync has to copy, or the end of the array."""
+
+    def status(self, array: ArrayId) -> ArrayStatus: ...
+
+    def arrays(self) -> tuple[ArrayId, ...]: ...
+
+    def listen(self, events: DriverEvents) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+GateCheck = Callable[[], None]
+"""Called right before each gated write; raises GateShutError when it must not happen."""
