@@ -4,6 +4,8 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
+from mdcluster.config.errors import ConfigError
+
 DEFAULT_PORT = 17946
 """TCP port of the mesh where a line names none; IANA lists no service on it."""
 
@@ -12,7 +14,7 @@ _ZONE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 _HOST_CHARS_MAX = 253
 
 
-class AddressError(ValueError):
+class AddressError(ConfigError):
     """The text is no address; ``offset`` is where in it the mistake starts, from 0."""
 
     def __init__(self, text: str, offset: int = 0) -> None:

@@ -122,20 +122,24 @@ def parse_settings(data: bytes | str, file: str = SETTINGS_FILE) -> Settings:
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise SettingsError([_syntax_mistake(file, error)]) from None
+        raise SettingsError([_syntax_mistake(file, text, error)]) from None
     return _Reader(file, text).read(document)
 
 
-def _syntax_mistake(file: str, error: ValueError | RecursionError) -> Mistake:
+def _syntax_mistake(file: str, text: str, error: ValueError | RecursionError) -> Mistake:
+    """The place is only in tomllib's message, which is why it is read from there."""
     if isinstance(error, RecursionError):
         return Mistake(file, 0, 0, "values are nested too deeply")
-    place = re.search(r" \(at line (\d+), column (\d+)\)$", str(error))
-    if place is None:
-        return Mistake(file, 0, 0, f"not TOML: {str(error)[:200]}")
-    return Mistake(file, int(place[1]), int(place[2]), f"not TOML: {str(error)[: place.start()]}")
+    what, _, where = str(error)[:300].rpartition(" (at ")
+    if place := re.fullmatch(r"line (\d+), column (\d+)\)", where):
+        return Mistake(file, int(place[1]), int(place[2]), f"not TOML: {what}")
+    if where == "end of document)":
+        line, column = text.count("\n") + 1, len(text) - text.rfind("\n")
+        return Mistake(file, line, column, f"not TOML: {what}")
+    return Mistake(file, 0, 0, f"not TOML: {str(error)[:200]}")
 
 
-class _Wrong(Exception):
+class _Wrong(ValueError):
     """A value is not what its key takes; the text says what was expected."""
 
 
@@ -150,11 +154,14 @@ _TYPE_NAMES: dict[type, str] = {
 
 
 def _found(value: object) -> str:
+    """What stands in the file instead, in few words."""
     kind = _TYPE_NAMES.get(type(value), "a date or time")
+    if isinstance(value, int) and value.bit_length() > 64:  # str() of a huge one may be refused
+        return f"{kind} of more than 64 bits"
+    if isinstance(value, list | dict):
+        return kind
     shown = ascii(value) if isinstance(value, str) else str(value)
-    if isinstance(value, bool):
-        shown = shown.lower()
-    return kind if isinstance(value, list | dict) or len(shown) > 60 else f"{kind}, {shown}"
+    return f"{kind}, {shown.lower() if isinstance(value, bool) else shown[:60]}"
 
 
 def _integer(low: int, high: int) -> Callable[[object], int]:

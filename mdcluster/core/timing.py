@@ -293,12 +293,13 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "an election reboots nobody",
-        "2 x election_max_ms on any clock",
-        lambda t: t.outlast(2 * t.election_max_ms),
+        "2 x (2 x election_max_ms - election_min_ms) on any clock",
+        lambda t: t.outlast(2 * (2 * t.election_max_ms - t.election_min_ms)),
         "io_lease_usable_ms + grace_ms + watchdog_ms",
         lambda t: t.io_lease_usable_ms + t.grace_ms + t.watchdog_ms,
-        "While there is no writer no I/O lease is renewed; one failed election and a second "
-        "good one must pass before the watchdog of a healthy node fires.",
+        "While there is no writer no I/O lease is renewed; one failed election and a second good "
+        "one must pass before the watchdog of a healthy node fires. A voter of lower priority "
+        "stands one spread later than election_max_ms.",
         raises=("watchdog_ms",),
         lowers=("election_max_ms",),
         of_watchdog=True,

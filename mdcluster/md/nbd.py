@@ -23,6 +23,7 @@ import struct
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -151,15 +152,11 @@ class _Connection:
                 return
             in_flight_bytes = _in_flight_bytes(request)
             await self._budget.take(in_flight_bytes)
-            try:
-                payload = await self._receive_payload(request)
-            except BaseException:
-                self._budget.give_back(in_flight_bytes)
-                raise
+            payload = await self._receive_payload(request)
             task = asyncio.create_task(self._answer(request, payload))
             self._requests.add(task)
-            task.add_done_callback(self._answered)
-            del payload  # a held budget must not be outlived by its buffer
+            task.add_done_callback(partial(self._answered, in_flight_bytes))
+            del payload  # nothing but the request may hold what its budget pays for
 
     async def _receive_payload(self, request: Request) -> memoryview:
         payload = memoryview(bytearray(request.payload_bytes))
@@ -182,11 +179,10 @@ class _Connection:
         except OSError as failure:
             _LOG.debug("NBD %s: %s left: %s", self._export.name, self._peer, failure)
             self._stream.shutdown()
-        finally:
-            self._budget.give_back(_in_flight_bytes(request))
 
-    def _answered(self, task: asyncio.Task[None]) -> None:
+    def _answered(self, in_flight_bytes: int, task: asyncio.Task[None]) -> None:
         self._requests.discard(task)
+        self._budget.give_back(in_flight_bytes)
         if not task.cancelled() and (failure := task.exception()) is not None:
             _LOG.error("NBD %s: a request of %s met a bug, its connection is dropped",
                        self._export.name, self._peer, exc_info=failure)  # fmt: skip

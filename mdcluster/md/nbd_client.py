@@ -138,13 +138,16 @@ class NbdClient:
         """Make the range read as zeroes without sending them."""
         await self._request(Command.WRITE_ZEROES, offset_bytes, length_bytes, fua=fua)
 
-    async def close(self) -> None:
-        """Take leave: the server answers what is in flight and closes. Never raises for that."""
-        if not self._reader.done():
-            with suppress(OSError):
+    async def close(self, timeout_s: float = 10.0) -> None:
+        """Take leave: the server answers what is in flight and closes. Never raises for that.
+
+        If it has not done so after `timeout_s` (a write is held), the connection is broken.
+        """
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(timeout_s):
                 await self._stream.send(Request(Command.DISCONNECT, 0).pack())
-            await asyncio.wait([self._reader])
-        self._stream.close()
+                await asyncio.wait([self._reader])
+        await self.abort()
 
     async def abort(self) -> None:
         """Break the connection at once, as a client that dies would."""

@@ -265,7 +265,7 @@ def decode_client_flags(data: bytes | memoryview) -> HandshakeFlag:
     _need(data, CLIENT_FLAGS_BYTES, "client flags")
     (flags,) = _CLIENT_FLAGS.unpack(data)
     known = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES
-    if flags & ~known:
+    if flags & ~int(known):
         raise NbdProtocolError(f"unknown client flags {flags:#x}")
     return HandshakeFlag(flags)
 
@@ -374,7 +374,7 @@ def check_request(request: Request, *, size_bytes: int, read_only: bool, align_b
     allowed = CommandFlag.FUA
     if command == Command.WRITE_ZEROES:
         allowed |= CommandFlag.NO_HOLE
-    if command not in _SERVED or request.flags & ~allowed:
+    if command not in _SERVED or request.flags & ~int(allowed):
         return errno.EINVAL
     if command == Command.FLUSH:
         return errno.EINVAL if request.offset_bytes or length_bytes else 0

@@ -82,7 +82,7 @@ def is_set(bits: bytes | bytearray, bit: int) -> bool:
 def count(bits: bytes | bytearray, limit: int | None = None) -> int:
     """How many of the first `limit` bits (all, if None) are set."""
     word = int.from_bytes(bits, "little")
-    if limit is not None:
+    if limit is not None and limit < 8 * len(bits):
         word &= (1 << limit) - 1
     return word.bit_count()
 

@@ -13,17 +13,22 @@ from mdcluster.errors import MdclusterError
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """A place on a device, for the text of an error; `path` is a name only, nothing is opened."""
+    """A place on a device, for the text of an error; `path` is a name only, nothing is opened.
 
-    path: str = "<memory>"
-    offset_bytes: int = 0
+    Without an offset the whole device is meant, or a value that is on no device yet.
+    """
+
+    path: str
+    offset_bytes: int | None = None
 
     def plus(self, delta_bytes: int) -> Where:
         """The place `delta_bytes` further on."""
-        return Where(self.path, self.offset_bytes + delta_bytes)
+        return Where(self.path, (self.offset_bytes or 0) + delta_bytes)
 
     def __str__(self) -> str:
-        return f"{self.path} at byte {self.offset_bytes}"
+        return (
+            self.path if self.offset_bytes is None else f"{self.path} at byte {self.offset_bytes}"
+        )
 
 
 class MetadataError(MdclusterError):
@@ -38,7 +43,7 @@ class MetadataError(MdclusterError):
         self.what = what
         self.advice = advice
 
-    def as_dict(self) -> dict[str, str | int]:
+    def as_dict(self) -> dict[str, str | int | None]:
         """For `--json`: kind, device, byte offset, what, advice."""
         return {
             "kind": self.kind,

@@ -158,6 +158,13 @@ def array_size_sectors(level: int, layout: int, raid_disks: int, size_sectors: i
     return size_sectors * raid_disks // max(copies, 1)
 
 
+def covered_sectors(superblock: Superblock) -> int:
+    """What the bits of the array's bitmaps cover: md's resync size (raid10: the whole array)."""
+    return array_size_sectors(
+        superblock.level, superblock.layout, superblock.raid_disks, superblock.size_sectors
+    )
+
+
 def check_shape(level: int, layout: int, raid_disks: int, chunk_sectors: int) -> None:
     """Raise UnsupportedError unless this is a raid1 or a raid10 near-2 that md can run."""
     where = Where("array")
@@ -176,12 +183,12 @@ def check_shape(level: int, layout: int, raid_disks: int, chunk_sectors: int) ->
         )
 
 
-def plan_area(room_bytes: int, covered_sectors: int, where: Where) -> AreaLayout:
+def plan_area(room_bytes: int, bitmap_sectors: int, where: Where) -> AreaLayout:
     """The largest area that fits `room_bytes` from AREA_OFFSET_BYTES on, for adopted arrays.
 
-    `covered_sectors` is what a bitmap covers. Raises TooSmallError with the room needed.
+    `bitmap_sectors` is what a bitmap covers. Raises TooSmallError with the room needed.
     """
-    slot = bitmap.slot_bytes(covered_sectors, bitmap.choose_chunk_sectors(covered_sectors))
+    slot = bitmap.slot_bytes(bitmap_sectors, bitmap.choose_chunk_sectors(bitmap_sectors))
     plans = [AreaLayout(AREA_OFFSET_BYTES, rings, slots, slot) for rings, slots in PROFILES]
     for plan in plans:
         if plan.size_bytes <= room_bytes:
@@ -207,15 +214,12 @@ def area_of(superblock: Superblock, where: Where) -> AreaLayout:
         start = SUPER_OFFSET_BYTES + at_sectors * SECTOR
         if present and start >= AREA_OFFSET_BYTES:
             raise UnsupportedError(
-                where.plus(start - where.offset_bytes),
+                Where(where.path, start),
                 f"{name} where the cluster area would be",
                 "remove it with mdadm first",
             )
-    covered = array_size_sectors(
-        superblock.level, superblock.layout, superblock.raid_disks, superblock.size_sectors
-    )
     room = superblock.data_offset_sectors * SECTOR - AREA_OFFSET_BYTES
-    return plan_area(room, covered, where)
+    return plan_area(room, covered_sectors(superblock), where)
 
 
 def mdadm_data_offset_sectors(device_sectors: int, chunk_sectors: int) -> int:

@@ -288,9 +288,13 @@ def encode(superblock: Superblock) -> bytes:
     name = superblock.set_name.encode("utf-8", "surrogateescape")
     roles = superblock.dev_roles
     if len(name) > NAME_BYTES:
-        raise TooLargeError(Where(), f"array name {superblock.set_name!r}", "at most 32 bytes fit")
+        raise TooLargeError(
+            Where("superblock"), f"array name {superblock.set_name!r}", "at most 32 bytes fit"
+        )
     if len(roles) > MAX_DEVS:
-        raise TooLargeError(Where(), f"{len(roles)} device roles", f"at most {MAX_DEVS} fit")
+        raise TooLargeError(
+            Where("superblock"), f"{len(roles)} device roles", f"at most {MAX_DEVS} fit"
+        )
     values |= {
         "magic": MAGIC,
         "major_version": 1,
@@ -303,7 +307,7 @@ def encode(superblock: Superblock) -> bytes:
         head = _HEAD.pack(*values.values())
         table = struct.pack(f"<{len(roles)}H", *roles)
     except struct.error as exc:
-        raise TooLargeError(Where(), f"superblock field out of range: {exc}") from exc
+        raise TooLargeError(Where("superblock"), f"field out of range: {exc}") from exc
     raw = bytearray(head + table).ljust(SUPER_BYTES, b"\0")
     raw[_CHECKSUM_AT:_MAX_DEV_AT] = checksum(bytes(raw)).to_bytes(4, "little")
     return bytes(raw)
