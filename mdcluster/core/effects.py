@@ -125,6 +125,13 @@ class Apply:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaveArray:
+    """Stop the array here, open or not; held writes fail with an I/O error -> ArrayLeft."""
+
+    array: ArrayId
+
+
+@dataclass(frozen=True, slots=True)
 class Unblock:
     """-blocked on these committed-faulty members."""
 
@@ -282,6 +289,7 @@ Effect = (
     | PrepareDevices
     | ForgetPrepared
     | Apply
+    | LeaveArray
     | Unblock
     | SampleStates
     | Activate

@@ -63,14 +63,6 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class TransferAsked:
-    """An administrator hands the writer role to `target`; answered like a proposal."""
-
-    proposal: str
-    target: NodeId
-
-
-@dataclass(frozen=True, slots=True)
 class FenceAcked:
     """An administrator vouches that this node is dead and nothing of it can still land."""
 
@@ -127,6 +119,14 @@ class Applied:
     key: str
     stamp: Stamp
     problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayLeft:
+    """The array is stopped here. clean: every write was finished on every member."""
+
+    array: ArrayId
+    clean: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +231,6 @@ Event = (
     | Tick
     | LinesChanged
     | Asked
-    | TransferAsked
     | FenceAcked
     | ShutdownAsked
     | PersistFailed
@@ -240,6 +239,7 @@ Event = (
     | NoncesWritten
     | Prepared
     | Applied
+    | ArrayLeft
     | Held
     | Sampled
     | SyncReached

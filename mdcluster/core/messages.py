@@ -11,7 +11,6 @@ from mdcluster.core.model import (
     Claim,
     DeviceId,
     Entry,
-    Life,
     NodeId,
     Stamp,
 )
@@ -253,15 +252,15 @@ class HoldAck:
     problem: str
 
 
-# --- voters ------------------------------------------------------------------------------
+# --- people -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Leaving:
-    """The sender's daemon stops in order: its arrays are stopped, its life is over."""
+class Vouch:
+    """Relayed to the writer: an administrator vouches that `node` is dead (--fence-ack)."""
 
     term: int
-    life: Life
+    node: NodeId
 
 
 MESSAGES: tuple[type, ...] = (
@@ -288,7 +287,7 @@ MESSAGES: tuple[type, ...] = (
     ProbeReply,
     Hold,
     HoldAck,
-    Leaving,
+    Vouch,
 )
 
 Message = (
@@ -315,5 +314,5 @@ Message = (
     | ProbeReply
     | Hold
     | HoldAck
-    | Leaving
+    | Vouch
 )

@@ -345,6 +345,13 @@ class RemoveVoter:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """Planned transfer of the writer role; done once the target is writer. Never committed."""
+
+    target: NodeId
+
+
 ArrayChange = (
     CreateArray
     | StartArray
@@ -360,7 +367,8 @@ ArrayChange = (
     | Checkpoint
     | EndSync
 )
-ClusterChange = BindVoter | AddVoter | RemoveVoter
+VoterChange = BindVoter | AddVoter | RemoveVoter
+ClusterChange = VoterChange | HandOver
 Change = ArrayChange | ClusterChange
 
 

@@ -15,7 +15,7 @@ The bytes are canonical: each object has one encoding, and no other is accepted
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 
 from mdcluster.wire import schema
 from mdcluster.wire.errors import SchemaError, WireError

@@ -178,11 +178,11 @@ def _optional_shape(inner: Shape) -> Shape:
     return Shape(encode, decode)
 
 
-def _items(convert: Convert, source: type, target: type) -> Convert:
+def _items(convert: Convert, source: type[Any], target: type[Any]) -> Convert:
     """Every item of a list or tuple through ``convert``."""
 
     def run(values: Any) -> Any:
-        if type(values) is not source:
+        if not isinstance(values, source):
             raise Mismatch(f"expected a sequence, got {describe(values)}")
         if len(values) > ITEMS_MAX:
             raise Mismatch(f"expected at most {ITEMS_MAX} items, got {len(values)}")
@@ -198,11 +198,11 @@ def _items(convert: Convert, source: type, target: type) -> Convert:
     return run
 
 
-def _fixed(converts: tuple[Convert, ...], source: type, target: type) -> Convert:
+def _fixed(converts: tuple[Convert, ...], source: type[Any], target: type[Any]) -> Convert:
     """A tuple of exactly these types."""
 
     def run(values: Any) -> Any:
-        if type(values) is not source or len(values) != len(converts):
+        if not isinstance(values, source) or len(values) != len(converts):
             raise Mismatch(f"expected exactly {len(converts)} items, got {describe(values)}")
         out: list[Any] = []
         try:
@@ -315,7 +315,8 @@ class Compiler:
         if done is not None:
             return done
         where = cls.__name__
-        if not dataclasses.is_dataclass(cls) or not cls.__dataclass_params__.frozen:
+        params = getattr(cls, "__dataclass_params__", None)
+        if params is None or not params.frozen:
             raise SchemaError(f"{where}: only frozen dataclasses travel")
         if cls in self._open:
             raise SchemaError(f"{where}: contains itself; messages have a finite depth")

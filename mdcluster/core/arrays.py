@@ -1,0 +1,436 @@
+"""The state of an array under changes: change -> new state, or why not. Pure.
+
+Rules of this file:
+
+* A change is applied whole or refused whole; the same change again does no harm: what is
+  already so returns the very same state.
+* The last copy in sync of any data never goes.
+* A spare takes a vacant role at once, as RECOVERING, in the change that made it vacant.
+* A pass ends with its premise: `sync` is None as soon as nothing is left to copy, and also
+  when another member starts RECOVERING during a RECOVER pass: the planner begins a new one
+  that serves both, from the lowest position that any of them still needs.
+* `Member.by_bitmap` of a FAULTY member says that the bitmaps still tell all it has missed, so
+  that it may be re-added by them. That ends as soon as every role is in sync again (md then
+  clears bits); for raid10, which must know the role the member had, also as soon as a second
+  role is vacant. A slot of a life that stopped in order is kept, as dirty, while a member
+  depends on its bits; it then belongs to a life of its own name, which never runs again.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mdcluster.core.creation import create, creation_problem, device_problem, member_of
+from mdcluster.core.geometry import (
+    array_size_sectors,
+    end_sectors,
+    hold_range,
+    needs_sync,
+    redundant,
+    survives_without,
+    vacant_roles,
+)
+from mdcluster.core.model import (
+    MEMBERS_MAX,
+    NODES_MAX,
+    AddMember,
+    ArrayChange,
+    ArrayState,
+    BeginSync,
+    Checkpoint,
+    CreateArray,
+    DeviceId,
+    EndLife,
+    EndSync,
+    FailMember,
+    JoinRunner,
+    LeaveRunner,
+    Life,
+    Member,
+    MemberState,
+    ReAddMember,
+    RemoveMember,
+    Slot,
+    StartArray,
+    StopArray,
+    SyncKind,
+    SyncPass,
+)
+from mdcluster.core.statecheck import NUMBERS_MAX, SLOTS_MAX, validate
+
+__all__ = [
+    "Refused",
+    "apply_change",
+    "array_size_sectors",
+    "end_sectors",
+    "hold_range",
+    "needs_sync",
+    "survives_without",
+    "validate",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A change that cannot be made; the sentence names array and device, and what to do."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    others: tuple[ArrayState, ...]
+    runners: tuple[Life, ...]
+    force: bool
+
+
+def apply_change(
+    state: ArrayState | None,
+    change: ArrayChange,
+    *,
+    others: Iterable[ArrayState],
+    runners: tuple[Life, ...] = (),
+    force: bool = False,
+    now_s: int = 0,
+) -> ArrayState | Refused:
+    """The state after the change, the same object if it changes nothing, or a refusal.
+
+    others: all other arrays of the cluster (names and devices are unique over them).
+    runners: the lives that have prepared (CreateArray, StartArray): they run it from now on.
+    now_s: seconds since the epoch, for `updated_s`.
+    """
+    context = _Context(tuple(others), runners, force)
+    result: ArrayState | Refused
+    if isinstance(change, CreateArray):
+        result = _create(state, change, context)
+    elif state is None:
+        return Refused(f"there is no array with UUID {change.array} in this cluster")
+    else:
+        result = _HANDLERS[type(change)](state, change, context)
+    if isinstance(result, Refused) or result is state:
+        return result
+    result = _settle(result)
+    problems = validate(result)
+    assert not problems, (change, problems)
+    return replace(result, updated_s=now_s) if now_s else result
+
+
+# --- create, start, stop ---------------------------------------------------------------------
+
+
+def _create(
+    state: ArrayState | None, change: CreateArray, context: _Context
+) -> ArrayState | Refused:
+    if state is not None:
+        return Refused(f"cannot create {change.name!r}: UUID {change.array} is array {state.name}")
+    problem = creation_problem(change, context.others, context.force)
+    return Refused(problem) if problem else _with_runners(create(change), context.runners)
+
+
+def _start(state: ArrayState, change: StartArray, context: _Context) -> ArrayState | Refused:
+    started = state if state.active else replace(state, active=True)
+    return _with_runners(started, context.runners)
+
+
+def _stop(state: ArrayState, change: StopArray, context: _Context) -> ArrayState | Refused:
+    if not state.active:
+        return state
+    for life in state.running:
+        state = _without_runner(state, life)
+    return replace(state, active=False)
+
+
+# --- who runs it -------------------------------------------------------------------------------
+
+
+def _join(state: ArrayState, change: JoinRunner, context: _Context) -> ArrayState | Refused:
+    return _with_runners(state, (change.life,))
+
+
+def _with_runners(state: ArrayState, lives: tuple[Life, ...]) -> ArrayState | Refused:
+    """With a bitmap slot for each of these lives: the lowest free index, in order."""
+    for life in lives:
+        if life in state.running:
+            continue
+        if not state.active:
+            return Refused(f"{state.name}: {life.node} cannot run it, it is stopped; --assemble it")
+        if state.slot_of(life) is not None:
+            return Refused(
+                f"{state.name}: {life.node} cannot run it before the bits it left behind when it "
+                "was declared dead are resynced"
+            )
+        used = {slot.index for slot in state.slots}
+        free = [index for index in range(SLOTS_MAX) if index not in used]
+        if not free or len(state.running) >= NODES_MAX:
+            return Refused(
+                f"{state.name}: no bitmap slot is free for {life.node}: all {SLOTS_MAX} are in use "
+                "or wait for the resync of dead nodes"
+            )
+        slots = sorted((*state.slots, Slot(free[0], life)), key=lambda slot: slot.index)
+        state = replace(state, slots=tuple(slots), running=(*state.running, life))
+    return state
+
+
+def _leave(state: ArrayState, change: LeaveRunner, context: _Context) -> ArrayState | Refused:
+    return _without_runner(state, change.life) if change.life in state.running else state
+
+
+def _without_runner(state: ArrayState, life: Life) -> ArrayState:
+    """The life has stopped in order: its bits go with it, unless a member depends on them."""
+    keep = any(member.by_bitmap for member in state.members)
+    slots: list[Slot] = []
+    for slot in state.slots:
+        if slot.life != life or slot.dirty:
+            slots.append(slot)
+        elif keep:
+            former = Life(life.node, f"{life.boot_id}~{slot.index}")
+            slots.append(replace(slot, life=former, dirty=True))
+    return replace(state, slots=tuple(slots), running=_less(state.running, life))
+
+
+def _end_life(state: ArrayState, change: EndLife, context: _Context) -> ArrayState | Refused:
+    if change.life not in state.running:
+        return state
+    slots = tuple(replace(s, dirty=True) if s.life == change.life else s for s in state.slots)
+    return replace(state, slots=slots, running=_less(state.running, change.life))
+
+
+def _less(lives: tuple[Life, ...], gone: Life) -> tuple[Life, ...]:
+    return tuple(life for life in lives if life != gone)
+
+
+# --- members -----------------------------------------------------------------------------------
+
+
+def _fail(state: ArrayState, change: FailMember, context: _Context) -> ArrayState | Refused:
+    member = state.member(change.device)
+    if member is None:
+        return _no_such(state, change.device, "set faulty")
+    if member.state is MemberState.FAULTY:
+        return state
+    if not survives_without(state, change.device):
+        return Refused(
+            f"{state.name}: cannot set {change.device} faulty: it has the last copy in sync of "
+            "some data, the array would be failed; --add another member and let it recover first"
+        )
+    # The bits tell what it misses only if it was equal to the others when it failed.
+    was_equal = member.state is MemberState.IN_SYNC and state.resync_sectors is None
+    failed = replace(
+        member,
+        role=-1,
+        state=MemberState.FAULTY,
+        recovery_sectors=0,
+        by_bitmap=was_equal or member.by_bitmap,
+    )
+    return _with_member(state, failed)
+
+
+def _remove(state: ArrayState, change: RemoveMember, context: _Context) -> ArrayState | Refused:
+    member = state.member(change.device)
+    if member is None:
+        return _no_such(state, change.device, "remove")
+    if member.state not in (MemberState.FAULTY, MemberState.SPARE):
+        return Refused(
+            f"{state.name}: hot remove failed for {change.device}: Device or resource busy "
+            f"(it is {_in_words(member)}; --fail it first)"
+        )
+    return replace(state, members=tuple(m for m in state.members if m.device != change.device))
+
+
+def _add(state: ArrayState, change: AddMember, context: _Context) -> ArrayState | Refused:
+    new = change.member
+    present = state.member(new.device)
+    if present is not None:
+        how = "--remove it first, or --re-add it" if present.state is MemberState.FAULTY else ""
+        return Refused(
+            f"{state.name}: cannot add {new.path}: it is a member already, {_in_words(present)}"
+            + (f"; {how}" if how else "")
+        )
+    if len(state.members) >= MEMBERS_MAX:
+        return Refused(
+            f"{state.name}: cannot add {new.path}: it has {MEMBERS_MAX} members, the most an array "
+            "can have; --remove a faulty one or a spare first"
+        )
+    if problem := device_problem(new, state.size_sectors, context.others):
+        return Refused(f"{state.name}: cannot add it: {problem}")
+    number = _free_number(state)
+    spare = member_of(new, number, -1, MemberState.SPARE)
+    return replace(
+        state,
+        members=(*state.members, spare),
+        next_number=min(max(state.next_number, number + 1), NUMBERS_MAX),
+    )
+
+
+def _free_number(state: ArrayState) -> int:
+    """Never one used before, as long as the superblock has room for new ones."""
+    if state.next_number < NUMBERS_MAX:
+        return state.next_number
+    used = {m.number for m in state.members}
+    return next(number for number in range(NUMBERS_MAX) if number not in used)
+
+
+def _re_add(state: ArrayState, change: ReAddMember, context: _Context) -> ArrayState | Refused:
+    member = state.member(change.device)
+    refused = f"{state.name}: --re-add of {change.path} is not possible"
+    if member is None:
+        return Refused(f"{refused}: it is not a member (any more); use --add")
+    if member.state is not MemberState.FAULTY:
+        return Refused(f"{refused}: it is {_in_words(member)} already")
+    vacant = vacant_roles(state)
+    if not vacant:
+        return Refused(f"{refused}: its role was taken over; --remove and --add it as a spare")
+    if not member.by_bitmap:
+        return Refused(
+            f"{refused}: the bitmaps do not tell all that it has missed; --remove and --add it "
+            "for a full recovery"
+        )
+    return _with_recovering(state, member, vacant[0])
+
+
+def _with_recovering(state: ArrayState, member: Member, role: int) -> ArrayState:
+    """The member takes the role; a RECOVER pass that began without it is over."""
+    joined = replace(member, role=role, state=MemberState.RECOVERING)
+    if state.sync is not None and state.sync.kind is SyncKind.RECOVER:
+        state = replace(state, sync=None)
+    return _with_member(state, joined)
+
+
+def _with_member(state: ArrayState, member: Member) -> ArrayState:
+    members = tuple(member if m.device == member.device else m for m in state.members)
+    return replace(state, members=members)
+
+
+def _no_such(state: ArrayState, device: DeviceId, verb: str) -> Refused:
+    return Refused(f"{state.name}: cannot {verb} {device}: No such device in this array")
+
+
+def _in_words(member: Member) -> str:
+    return "in sync" if member.state is MemberState.IN_SYNC else member.state.value
+
+
+# --- passes ------------------------------------------------------------------------------------
+
+
+def _begin(state: ArrayState, change: BeginSync, context: _Context) -> ArrayState | Refused:
+    if state.sync is not None:
+        return Refused(
+            f"{state.name}: cannot begin {change.kind}: {state.sync.kind} {state.sync.serial} is "
+            "not finished"
+        )
+    if not state.active:
+        return Refused(f"{state.name}: cannot begin {change.kind}: the array is stopped")
+    starts = {
+        SyncKind.BITMAP: 0 if any(slot.dirty for slot in state.slots) else None,
+        SyncKind.RESYNC: state.resync_sectors,
+        SyncKind.RECOVER: min((m.recovery_sectors for m in _recovering(state)), default=None),
+    }
+    if change.kind not in starts:
+        return Refused(f"{state.name}: {change.kind} is not supported")
+    start = starts[change.kind]
+    if start is None:
+        return Refused(f"{state.name}: cannot begin {change.kind}: there is nothing to do")
+    serial = state.last_serial + 1
+    return replace(state, sync=SyncPass(serial, change.kind, start), last_serial=serial)
+
+
+def _checkpoint(state: ArrayState, change: Checkpoint, context: _Context) -> ArrayState | Refused:
+    sync, position = state.sync, change.position_sectors
+    if sync is None or sync.serial != change.serial:
+        return Refused(f"{state.name}: a checkpoint of pass {change.serial}, which does not run")
+    if not sync.position_sectors <= position <= end_sectors(state):
+        return Refused(
+            f"{state.name}: a checkpoint goes forward, at most to the end: {position} is not "
+            f"within {sync.position_sectors} to {end_sectors(state)} sectors"
+        )
+    if position == sync.position_sectors:
+        return state
+    moved = replace(state, sync=replace(sync, position_sectors=position))
+    if sync.kind is SyncKind.RESYNC:
+        return replace(moved, resync_sectors=position)
+    if sync.kind is not SyncKind.RECOVER:
+        return moved
+    for member in _recovering(state):
+        valid = max(member.recovery_sectors, position)
+        moved = _with_member(moved, replace(member, recovery_sectors=valid))
+    return moved
+
+
+def _end(state: ArrayState, change: EndSync, context: _Context) -> ArrayState | Refused:
+    sync = state.sync
+    if sync is None and change.serial == state.last_serial:
+        return state
+    if sync is None or sync.serial != change.serial:
+        return Refused(f"{state.name}: the end of pass {change.serial}, which does not run")
+    ended = replace(state, sync=None)
+    if sync.kind is SyncKind.RESYNC:
+        return replace(ended, resync_sectors=None)
+    if sync.kind is SyncKind.BITMAP:
+        kept = tuple(s for s in state.slots if not (s.dirty and s.life in change.slots))
+        return replace(ended, slots=kept)
+    # A member that started RECOVERING during the pass would have ended it: all were copied.
+    for member in _recovering(state):
+        done = replace(member, state=MemberState.IN_SYNC, recovery_sectors=0, by_bitmap=False)
+        ended = _with_member(ended, done)
+    return ended
+
+
+def _recovering(state: ArrayState) -> tuple[Member, ...]:
+    return tuple(m for m in state.members if m.state is MemberState.RECOVERING)
+
+
+# --- what follows of itself ----------------------------------------------------------------------
+
+
+def _settle(state: ArrayState) -> ArrayState:
+    return _end_vain_pass(_forget_bits(_take_over(state)))
+
+
+def _take_over(state: ArrayState) -> ArrayState:
+    """Spares, lowest device number first, take the vacant roles, lowest first."""
+    spares = sorted(
+        (m for m in state.members if m.state is MemberState.SPARE), key=lambda m: m.number
+    )
+    for role, spare in zip(vacant_roles(state), spares, strict=False):
+        state = _with_recovering(state, spare, role)
+    return state
+
+
+def _forget_bits(state: ArrayState) -> ArrayState:
+    """No re-add by bitmap once bits may have been cleared, or the role is not certain."""
+    if state.degraded > 0 and (state.level == 1 or state.degraded == 1):
+        return state
+    members = tuple(
+        replace(m, by_bitmap=False) if m.state is MemberState.FAULTY else m for m in state.members
+    )
+    return replace(state, members=members)
+
+
+def _end_vain_pass(state: ArrayState) -> ArrayState:
+    """One copy left: nothing can differ. Nobody recovering: nothing to recover."""
+    if state.resync_sectors is not None and not redundant(state):
+        state = replace(state, resync_sectors=None)
+    if state.sync is None:
+        return state
+    vain = {
+        SyncKind.RESYNC: state.resync_sectors is None,
+        SyncKind.RECOVER: not _recovering(state),
+        SyncKind.BITMAP: not any(slot.dirty for slot in state.slots),
+    }
+    return replace(state, sync=None) if vain.get(state.sync.kind, True) else state
+
+
+_HANDLERS: dict[type, Callable[[ArrayState, Any, _Context], ArrayState | Refused]] = {
+    StartArray: _start,
+    StopArray: _stop,
+    FailMember: _fail,
+    RemoveMember: _remove,
+    AddMember: _add,
+    ReAddMember: _re_add,
+    JoinRunner: _join,
+    LeaveRunner: _leave,
+    EndLife: _end_life,
+    BeginSync: _begin,
+    Checkpoint: _checkpoint,
+    EndSync: _end,
+}

@@ -1,0 +1,125 @@
+"""Proposals that begin at this node: kept, sent to whoever is writer, sent again, answered.
+
+Rules of this file: a proposal keeps its id however often it is sent, so that the writer
+commits it once; nothing is promised to a client that the writer has not said; without a
+writer a client's proposal is refused after a while, unless some writer may have it already.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mdcluster.core.effects import Answer
+from mdcluster.core.env import Env
+from mdcluster.core.messages import Propose, ProposeReply
+from mdcluster.core.model import Change, NodeId
+
+TIMER = "ask"
+ASKS_MAX = 256
+
+Outcome = Callable[[str, str], None]
+"""state ('done' or 'refused') and text of a proposal of this node's own."""
+
+
+@dataclass(slots=True)
+class Pending:
+    change: Change
+    force: bool
+    since_ms: int
+    outcome: Outcome | None  # None: a client waits for an Answer
+    sent: bool = False
+    wait_ms: int = 0
+    told: str = ""
+
+
+class Asks:
+    """The open proposals of one node."""
+
+    def __init__(
+        self,
+        env: Env,
+        writer: Callable[[], NodeId | None],
+        term: Callable[[], int],
+        why_no_writer: Callable[[], str],
+    ) -> None:
+        self._env = env
+        self._writer = writer
+        self._term = term
+        self._why_no_writer = why_no_writer
+        self.pending: dict[str, Pending] = {}
+        self._serial = 0
+
+    def own(self, change: Change, outcome: Outcome) -> None:
+        """Propose something of this node's own, once while it is open."""
+        if any(p.change == change for p in self.pending.values()):
+            return
+        self._serial += 1
+        self._add(f"{self._env.me.boot_id}:{self._serial}", change, False, outcome)
+
+    def ask(self, proposal: str, change: Change, force: bool) -> None:
+        """A client's proposal; the same id again is a retry of the same."""
+        if proposal in self.pending:
+            self.pending[proposal].told = ""
+            return
+        if len(self.pending) >= ASKS_MAX:
+            text = f"{ASKS_MAX} changes wait at this node already; try again later"
+            self._env.emit(Answer(proposal, "refused", text))
+            return
+        self._add(proposal, change, force, None)
+
+    def _add(self, proposal: str, change: Change, force: bool, outcome: Outcome | None) -> None:
+        self.pending[proposal] = Pending(change, force, self._env.now_ms, outcome)
+        self._try(proposal)
+
+    def _try(self, proposal: str) -> None:
+        pending = self.pending[proposal]
+        t = self._env.timing
+        pending.wait_ms = min(max(2 * pending.wait_ms, 2 * t.retry_min_ms), t.retry_max_ms)
+        writer = self._writer()
+        if writer is not None:
+            pending.sent = True
+            message = Propose(self._term(), proposal, pending.change, pending.force)
+            self._env.send(writer, message)
+        elif self._gives_up(pending):
+            text = f"no writer: {self._why_no_writer()}; nothing was changed"
+            self._finish(proposal, "refused", text)
+            return
+        else:
+            self._tell(proposal, f"waits for a writer: {self._why_no_writer()}")
+        self._env.after((TIMER, proposal), pending.wait_ms)
+
+    def _gives_up(self, pending: Pending) -> bool:
+        waited_ms = self._env.now_ms - pending.since_ms
+        patience_ms = 3 * self._env.timing.election_max_ms
+        return pending.outcome is None and not pending.sent and waited_ms >= patience_ms
+
+    def on_timer(self, proposal: str) -> None:
+        if proposal in self.pending:
+            self._try(proposal)
+
+    def new_writer(self) -> None:
+        """A writer was found: it is asked at once."""
+        for proposal, pending in list(self.pending.items()):
+            pending.wait_ms = 0
+            self._try(proposal)
+
+    def on_reply(self, msg: ProposeReply) -> None:
+        if msg.proposal not in self.pending:
+            return
+        if msg.state == "waiting":
+            self._tell(msg.proposal, msg.text)
+        else:
+            self._finish(msg.proposal, msg.state, msg.text)
+
+    def _tell(self, proposal: str, text: str) -> None:
+        pending = self.pending[proposal]
+        if pending.outcome is None and pending.told != text:
+            pending.told = text
+            self._env.emit(Answer(proposal, "waiting", text))
+
+    def _finish(self, proposal: str, state: str, text: str) -> None:
+        pending = self.pending.pop(proposal)
+        self._env.timers.cancel((TIMER, proposal))
+        if pending.outcome is not None:
+            pending.outcome(state, text)
+        else:
+            self._env.emit(Answer(proposal, state, text))

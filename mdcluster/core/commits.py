@@ -1,0 +1,593 @@
+"""The writer's side of commits: one pipeline per entry, all entries in parallel.
+
+Rules of this file (DESIGN.md section 4, "Commit"):
+
+* queue -> [round, see rounds.py] -> replicate until a quorum has it on stable storage
+  (committed) -> ring and superblocks through the gate -> ApplyEntry to every node, until
+  every listed one has applied or is fenced -> Release -> done to the proposer;
+* only an entry of this writer's own term counts as committed: the winner commits the newest
+  of each again before it is ready;
+* a proposal is committed once however often it is retried: entries remember the last
+  RECENT_MAX of them;
+* a change of the voter set counts the quorum of the old set, and waits until the entry
+  itself has been committed in this term;
+* superblocks are a projection: what fails there fails the member, not the commit;
+* everything sent is sent again with backoff until it is answered; nothing waits for
+  spectators, or for a node that is not listed.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from mdcluster.core.arrays import Refused, apply_change
+from mdcluster.core.effects import WriteSuperblocks
+from mdcluster.core.election import Election
+from mdcluster.core.env import Env
+from mdcluster.core.events import SuperblocksWritten
+from mdcluster.core.ledger import Ledger, is_quorum
+from mdcluster.core.membership import Membership
+from mdcluster.core.messages import (
+    ApplyAck,
+    ApplyEntry,
+    ProposeReply,
+    Release,
+    Replicate,
+    ReplicateAck,
+)
+from mdcluster.core.model import (
+    ARRAYS_MAX,
+    CLUSTER_KEY,
+    RECENT_MAX,
+    ZERO,
+    AddVoter,
+    ArrayChange,
+    ArrayState,
+    BindVoter,
+    Change,
+    ClusterState,
+    DeviceId,
+    Entry,
+    HandOver,
+    Life,
+    NodeId,
+    Outcome,
+    RemoveVoter,
+    Stamp,
+)
+from mdcluster.core.replica import digest
+from mdcluster.core.voters import change_voters
+
+QUEUE_MAX = 64
+"""Proposals that may wait for one entry; a further one is refused."""
+
+OPEN_MAX = 64
+"""Commits of one entry that may wait for their application at a time."""
+
+
+@dataclass(slots=True)
+class Ask:
+    """A proposal at the writer. origin: the node to answer, None for the writer's own."""
+
+    proposal: str
+    change: Change
+    force: bool
+    origin: NodeId | None
+
+
+class Stage(StrEnum):
+    IDLE = "idle"
+    ROUND = "waits for nodes to prepare"
+    REPLICATING = "waits for a quorum to persist"
+    PROJECTING = "waits for superblocks"
+
+
+@dataclass(slots=True)
+class Commit:
+    """A committed entry that is being applied: who must still apply it, who waits for it."""
+
+    entry: Entry
+    must: frozenset[Life]
+    ask: Ask | None
+    since_ms: int
+
+
+@dataclass(slots=True)
+class Track:
+    """The pipeline of one entry."""
+
+    key: str
+    queue: deque[Ask] = field(default_factory=deque)
+    stage: Stage = Stage.IDLE
+    ask: Ask | None = None
+    entry: Entry | None = None  # replicating or projecting
+    before: ArrayState | ClusterState | None = None
+    acks: set[NodeId] = field(default_factory=set)
+    committed: Entry | None = None  # newest committed in this term
+    open: list[Commit] = field(default_factory=list)
+    applied_by: dict[Life, Stamp] = field(default_factory=dict)
+    problems: dict[Life, str] = field(default_factory=dict)
+    released: Stamp = ZERO
+    reproject: bool = False
+    writing: bool = False  # superblocks are being written
+    wait_ms: int = 0  # present backoff
+
+
+StartRound = Callable[[Track, Ask], bool]
+"""Begin a round for this proposal if its change needs one; True: it answers by `commit_now`."""
+
+FailedMember = Callable[[ArrayState, DeviceId, str], None]
+
+
+class Commits:
+    """All pipelines of a writer; empty on every other node."""
+
+    def __init__(
+        self,
+        env: Env,
+        ledger: Ledger,
+        election: Election,
+        membership: Membership,
+        *,
+        start_round: StartRound,
+        failed_member: FailedMember,
+        everywhere: Callable[[Entry], None],
+        ready: Callable[[], None],
+    ) -> None:
+        self._env = env
+        self._ledger = ledger
+        self._election = election
+        self._membership = membership
+        self._start_round = start_round
+        self._failed_member = failed_member
+        self._everywhere = everywhere
+        self._ready = ready
+        self.tracks: dict[str, Track] = {}
+        self._recommits: set[str] = set()
+        self._caught_up_ms: dict[NodeId, int] = {}
+        self._serial = 0
+
+    # --- a term begins and ends -----------------------------------------------------------
+
+    def begin_term(self, newest: Iterable[Entry]) -> None:
+        """Commit the newest of every entry again, in this term."""
+        self.end_term()
+        entries = list(newest)
+        self._recommits = {e.key for e in entries}
+        for old in entries:
+            track = self.tracks.setdefault(old.key, Track(old.key))
+            stamp = old.stamp.next(self._ledger.term)
+            self._replicate(track, Entry(old.key, stamp, old.state, old.recent), old.state, None)
+
+    def end_term(self) -> None:
+        self.tracks = {}
+        self._recommits = set()
+        self._caught_up_ms = {}
+        self._env.timers.cancel_all("commit")
+
+    # --- proposals ------------------------------------------------------------------------
+
+    def own(self, change: Change) -> None:
+        """A proposal of the writer itself; not twice while the same one is under way."""
+        track = self.tracks.get(_key_of(change))
+        if track is None or self.under_way(track, change):
+            return
+        self._serial += 1
+        proposal = f"{self._env.me.boot_id}/{self._ledger.term}/{self._serial}"
+        self.propose(Ask(proposal, change, False, None))
+
+    @staticmethod
+    def _asks(track: Track) -> list[Ask]:
+        asks = [*track.queue, track.ask, *(c.ask for c in track.open)]
+        return [a for a in asks if a is not None]
+
+    def under_way(self, track: Track, change: Change) -> bool:
+        return any(a.change == change for a in self._asks(track))
+
+    def any_under_way(self, track: Track, kind: type) -> bool:
+        return any(isinstance(a.change, kind) for a in self._asks(track))
+
+    def propose(self, ask: Ask) -> None:
+        """Take a proposal; the answer goes to its origin, now or when it is done."""
+        if not self._election.ready:
+            return  # the proposer asks again
+        key = _key_of(ask.change)
+        track = self.tracks.get(key)
+        if track is None:
+            if len(self.tracks) > ARRAYS_MAX:
+                self.answer(ask, "refused", f"{ARRAYS_MAX} arrays are the most a cluster can have")
+                return
+            track = self.tracks.setdefault(key, Track(key))
+        if self._is_retry(track, ask):
+            return
+        if len(track.queue) >= QUEUE_MAX:
+            self.answer(ask, "refused", f"{QUEUE_MAX} changes wait already; try again later")
+            return
+        track.queue.append(ask)
+        self.next(track)
+
+    def _is_retry(self, track: Track, ask: Ask) -> bool:
+        """A proposal that is known: it is answered in its time, to whoever asked last."""
+        for known in self._asks(track):
+            if known.proposal == ask.proposal:
+                known.origin = ask.origin
+                return True
+        committed = track.committed
+        for outcome in committed.recent if committed else ():
+            if outcome.proposal == ask.proposal:
+                if not track.open and track.stage is Stage.IDLE:
+                    self.answer(ask, "done", "")
+                elif track.open and track.open[-1].ask is None:
+                    track.open[-1].ask = ask
+                return True
+        return False
+
+    def answer(self, ask: Ask, state: str, text: str) -> None:
+        if ask.origin is not None:
+            reply = ProposeReply(self._ledger.term, ask.proposal, state, text)
+            self._env.send(ask.origin, reply)
+        elif state == "refused":
+            self._env.notify("refused", change=type(ask.change).__name__, why=text)
+
+    def next(self, track: Track) -> None:
+        """Begin with the next proposal of this entry, if nothing is under way."""
+        while track.stage is Stage.IDLE and self._election.ready:
+            if track.reproject and track.committed is not None:
+                track.reproject = False
+                self._project(track, track.committed)
+                return
+            if not track.queue or len(track.open) >= OPEN_MAX:
+                return
+            ask = track.queue.popleft()
+            track.ask = ask
+            refusal = self._refusal(track, ask)
+            if refusal:
+                self._settle(track, "refused", refusal)
+            elif self._start_round(track, ask):
+                track.stage = Stage.ROUND
+            else:
+                self._commit_ask(track, ())
+
+    def _settle(self, track: Track, state: str, text: str) -> None:
+        """End the present proposal without a commit."""
+        ask, track.ask = track.ask, None
+        if ask is not None:
+            self.answer(ask, state, text)
+        if track.committed is None and not track.queue and track.entry is None:
+            self.tracks.pop(track.key, None)  # an array that never came to be
+
+    def _state(self, track: Track) -> ArrayState | ClusterState | None:
+        return track.committed.state if track.committed else None
+
+    def others(self, key: str) -> tuple[ArrayState, ...]:
+        """All other arrays, also those on their way to be committed."""
+        states = []
+        for track in self.tracks.values():
+            entry = track.entry or track.committed
+            if track.key != key and entry and isinstance(entry.state, ArrayState):
+                states.append(entry.state)
+        return tuple(states)
+
+    def evaluate(
+        self, track: Track, ask: Ask, runners: tuple[Life, ...], first: Iterable[ArrayChange] = ()
+    ) -> ArrayState | ClusterState | Refused:
+        """The state this proposal would lead to now. first: changes that go before it."""
+        state = self._state(track)
+        change = ask.change
+        if isinstance(change, AddVoter | RemoveVoter | BindVoter):
+            assert isinstance(state, ClusterState)
+            return change_voters(state, change)
+        if isinstance(change, HandOver):
+            assert state is not None
+            return self._hand_over_refusal(change) or state
+        assert not isinstance(state, ClusterState)
+        others = self.others(track.key)
+        for step in first:
+            result = apply_change(state, step, others=others)
+            if isinstance(result, Refused):
+                return result
+            state = result
+        return apply_change(state, change, others=others, runners=runners, force=ask.force)
+
+    def _hand_over_refusal(self, change: HandOver) -> Refused | None:
+        name = self._membership.name(change.target)
+        if self._ledger.cluster.voter(change.target) is None:
+            return Refused(f"cannot hand over to {name}: it is not a voter")
+        if not self._membership.alive(change.target):
+            return Refused(f"cannot hand over to {name}: it does not answer")
+        return None
+
+    def _refusal(self, track: Track, ask: Ask) -> str:
+        result = self.evaluate(track, ask, ())
+        return result.why if isinstance(result, Refused) else ""
+
+    def round_done(
+        self, track: Track, runners: tuple[Life, ...], first: Iterable[ArrayChange] = ()
+    ) -> None:
+        """The round that the present proposal needed has succeeded."""
+        track.stage = Stage.IDLE
+        self._commit_ask(track, runners, first)
+        self.next(track)
+
+    def round_failed(self, track: Track, state: str, why: str) -> None:
+        track.stage = Stage.IDLE
+        self._settle(track, state, why)
+        self.next(track)
+
+    def _commit_ask(
+        self, track: Track, runners: tuple[Life, ...], first: Iterable[ArrayChange] = ()
+    ) -> None:
+        ask = track.ask
+        assert ask is not None
+        result = self.evaluate(track, ask, runners, first)
+        if isinstance(result, Refused):
+            self._settle(track, "refused", result.why)
+            return
+        before = self._state(track)
+        if result is before:
+            self._settle(track, "done", "")
+            return
+        recent = track.committed.recent if track.committed else ()
+        recent = (*recent, Outcome(ask.proposal))[-RECENT_MAX:]
+        stamp = self._ledger.stamp(track.key).next(self._ledger.term)
+        self._replicate(track, Entry(track.key, stamp, result, recent), before, ask)
+
+    # --- replicate ------------------------------------------------------------------------
+
+    def _replicate(
+        self,
+        track: Track,
+        entry: Entry,
+        before: ArrayState | ClusterState | None,
+        ask: Ask | None,
+    ) -> None:
+        track.stage = Stage.REPLICATING
+        track.entry, track.before, track.ask, track.acks = entry, before, ask, set()
+        self._ledger.store(entry)
+        # The own acknowledgement counts once durable: it comes back through the lane.
+        self._env.send(self._env.me.node, ReplicateAck(self._ledger.term, entry.key, entry.stamp))
+        self._send_replicate(track)
+        self._backoff(track, restart=True)
+
+    def _deciders(self, track: Track) -> ClusterState:
+        """Whose quorum commits this entry: for a change of the voters, the old set's."""
+        if track.key == CLUSTER_KEY and isinstance(track.before, ClusterState):
+            return track.before
+        return self._ledger.cluster
+
+    def _send_replicate(self, track: Track) -> None:
+        entry = track.entry
+        assert entry is not None
+        for node in sorted(self._voters() - track.acks - {self._env.me.node}):
+            if node in self._membership.up:
+                self._env.send(node, Replicate(self._ledger.term, entry))
+
+    def _voters(self) -> set[NodeId]:
+        """Every node with a vote, in the old or the new set."""
+        track = self.tracks.get(CLUSTER_KEY)
+        sets = [self._ledger.cluster]
+        if track and isinstance(track.before, ClusterState):
+            sets.append(track.before)
+        nodes = {v.node for s in sets for v in s.voters if v.node is not None}
+        if not all(s.uuid for s in sets):  # the birth: known by their lines only
+            nodes |= self._membership.up
+        return nodes
+
+    def on_replicate_ack(self, node: NodeId, msg: ReplicateAck) -> None:
+        track = self.tracks.get(msg.key)
+        if track is None or track.stage is not Stage.REPLICATING or track.entry is None:
+            return
+        if msg.stamp != track.entry.stamp:
+            return
+        track.acks.add(node)
+        if is_quorum(self._deciders(track), track.acks, self._membership.all_names()):
+            self._committed(track, track.entry)
+
+    def _committed(self, track: Track, entry: Entry) -> None:
+        before, ask = track.before, track.ask
+        track.committed, track.ask, track.before = entry, None, None
+        must: set[Life] = set()
+        for state in (before, entry.state):
+            if isinstance(state, ArrayState):
+                must.update(state.running)
+        since_ms = self._env.now_ms
+        track.open.append(Commit(entry, frozenset(must), ask, since_ms))
+        self._env.notify("committed", key=track.key, term=entry.stamp.term, seq=entry.stamp.seq)
+        if self._recommits:
+            self._recommits.discard(track.key)
+            if not self._recommits:
+                self._election.become_ready()
+                self._ready()
+        self._project(track, entry)
+
+    # --- project --------------------------------------------------------------------------
+
+    def _project(self, track: Track, entry: Entry) -> None:
+        """Ring record, then superblocks, through the gate; a cluster entry has none."""
+        if not isinstance(entry.state, ArrayState):
+            self._distribute(track)
+            return
+        track.stage, track.entry = Stage.PROJECTING, entry
+        self._backoff(track, restart=True)
+        self._write_superblocks(track)
+
+    def _write_superblocks(self, track: Track) -> None:
+        assert track.entry is not None
+        if self._election.may_open_gate and self._election.has_lease and not track.writing:
+            track.writing = True
+            self._env.emit(WriteSuperblocks(track.entry))
+
+    def gate_opened(self) -> None:
+        """Whatever waited for the gate goes on."""
+        for track in list(self.tracks.values()):
+            if track.stage is Stage.PROJECTING:
+                self._write_superblocks(track)
+
+    @property
+    def projecting(self) -> bool:
+        """Whether writes to superblocks are under way (a transfer waits for them)."""
+        return any(t.writing for t in self.tracks.values())
+
+    def on_superblocks(self, ev: SuperblocksWritten) -> None:
+        track = self.tracks.get(ev.array)
+        if track is None:
+            return
+        track.writing = False
+        if track.stage is not Stage.PROJECTING or track.entry is None:
+            return
+        entry = track.entry
+        if ev.stamp != entry.stamp or not isinstance(entry.state, ArrayState):
+            return
+        if not ev.written and not ev.failed and entry.state.writable:
+            return  # refused by the gate: tried again when the lease lives
+        if not ev.failed:
+            self._ledger.note_projected(track.key, ev.stamp)
+        for device, why in ev.failed:
+            self._failed_member(entry.state, device, why)
+        self._distribute(track)
+
+    # --- apply and release ----------------------------------------------------------------
+
+    def _distribute(self, track: Track) -> None:
+        """The entry is committed and projected as far as can be: everybody applies it."""
+        track.stage, track.entry = Stage.IDLE, None
+        for node in sorted(self._membership.up | {self._env.me.node}):
+            self._send_apply(track, node)
+        self._backoff(track, restart=True)
+        self._try_release(track)
+        self.next(track)
+
+    def _send_apply(self, track: Track, node: NodeId) -> None:
+        entry = track.committed
+        assert entry is not None
+        projected = self._ledger.projected.get(track.key, ZERO)
+        self._env.send(node, ApplyEntry(self._ledger.term, entry, projected))
+
+    def on_apply_ack(self, sender: Life, msg: ApplyAck) -> None:
+        track = self.tracks.get(msg.key)
+        if track is None:
+            return
+        if msg.stamp > track.applied_by.get(sender, ZERO):
+            track.applied_by[sender] = msg.stamp
+        if msg.problem:
+            track.problems[sender] = msg.problem
+        else:
+            track.problems.pop(sender, None)
+        self._try_release(track)
+
+    def missing(self, track: Track, commit: Commit) -> list[Life]:
+        """The listed lives that have neither applied this commit nor been fenced."""
+        return sorted(
+            life
+            for life in commit.must
+            if life not in self._membership.fenced
+            and track.applied_by.get(life, ZERO) < commit.entry.stamp
+        )
+
+    def _try_release(self, track: Track) -> None:
+        """Release in order, as far as every listed node has applied."""
+        while track.open and not self.missing(track, track.open[0]):
+            if track.committed is None or self._is_projecting(track, track.open[0]):
+                return
+            commit = track.open.pop(0)
+            track.released = commit.entry.stamp
+            if commit.ask is not None:
+                self.answer(commit.ask, "done", "")
+            self._everywhere(commit.entry)
+            if not track.open:
+                for node in sorted(self._membership.up | {self._env.me.node}):
+                    self._send_release(track, node)
+                self._env.timers.cancel(("commit", track.key))
+        self.next(track)
+
+    @staticmethod
+    def _is_projecting(track: Track, commit: Commit) -> bool:
+        return track.stage is Stage.PROJECTING and track.entry == commit.entry
+
+    def _send_release(self, track: Track, node: NodeId) -> None:
+        self._env.send(node, Release(self._ledger.term, track.key, track.released))
+
+    def on_fenced(self) -> None:
+        """Some life has ended for certain: whoever waited for it goes on."""
+        for track in list(self.tracks.values()):
+            self._try_release(track)
+
+    def reproject_all(self) -> None:
+        """A late writer may have overwritten superblocks: write them again."""
+        for track in list(self.tracks.values()):
+            if track.committed and isinstance(track.committed.state, ArrayState):
+                track.reproject = True
+                self.next(track)
+
+    # --- again, with backoff --------------------------------------------------------------
+
+    def _backoff(self, track: Track, *, restart: bool) -> None:
+        t = self._env.timing
+        track.wait_ms = t.retry_min_ms * 2 if restart else min(track.wait_ms * 2, t.retry_max_ms)
+        self._env.after(("commit", track.key), track.wait_ms)
+
+    def on_timer(self, key: str) -> None:
+        track = self.tracks.get(key)
+        if track is None:
+            return
+        if track.stage is Stage.REPLICATING:
+            self._send_replicate(track)
+        elif track.stage is Stage.PROJECTING:
+            self._write_superblocks(track)
+        elif track.open:
+            self._press(track)
+        elif track.stage is Stage.IDLE:
+            return
+        self._backoff(track, restart=False)
+
+    def _press(self, track: Track) -> None:
+        """Remind who has not applied; one that cannot for too long is evicted."""
+        oldest = track.open[0]
+        late = self._env.now_ms - oldest.since_ms > self._env.timing.apply_deadline_ms
+        for life in self.missing(track, oldest):
+            if life.node in self._membership.up or life == self._env.me:
+                self._send_apply(track, life.node)
+            if late and life != self._env.me:
+                self._membership.evict(life)
+
+    def expected_digest(self) -> int:
+        """What a node that has caught up reports."""
+        applied = {k: t.committed.stamp for k, t in self.tracks.items() if t.committed}
+        released = {k: t.released for k, t in self.tracks.items() if t.released != ZERO}
+        return digest(applied, released)
+
+    def catch_up(self, node: NodeId) -> None:
+        """A node's digest differs: send it what it lacks, not more often than backoff allows."""
+        due_ms = self._caught_up_ms.get(node, 0)
+        if not self._election.ready or self._env.now_ms < due_ms:
+            return
+        self._caught_up_ms[node] = self._env.now_ms + 2 * self._env.timing.heartbeat_ms
+        life = self._membership.lives.get(node)
+        for track in self.tracks.values():
+            if track.committed is None or track.stage is not Stage.IDLE:
+                continue
+            if life is None or track.applied_by.get(life, ZERO) < track.committed.stamp:
+                self._send_apply(track, node)
+            if track.released == track.committed.stamp:
+                self._send_release(track, node)
+
+    def waiting(self) -> list[tuple[str, str]]:
+        """(key, what it waits for), for people."""
+        out = []
+        for track in self.tracks.values():
+            if track.stage is Stage.REPLICATING:
+                out.append((track.key, f"{track.stage}: {len(track.acks)} have"))
+            elif track.stage is not Stage.IDLE:
+                out.append((track.key, str(track.stage)))
+            for commit in track.open[:1]:
+                for life in self.missing(track, commit):
+                    why = track.problems.get(life) or "has not applied the change"
+                    out.append((track.key, f"{self._membership.name(life.node)} {why}"))
+        return out
+
+
+def _key_of(change: Change) -> str:
+    if isinstance(change, AddVoter | RemoveVoter | BindVoter | HandOver):
+        return CLUSTER_KEY
+    return change.array

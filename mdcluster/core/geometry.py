@@ -1,0 +1,78 @@
+"""Where the copies of an array's data lie, and what follows from it. Pure.
+
+Sync positions (checkpoints, windows) are sectors of the component for every level; for raid1
+these are the array's sectors as well. raid10 near-2 lays two copies of each chunk next to
+each other, row by row over the disks (drivers/md/raid10.c, __raid10_find_phys): chunk c has
+its copies at the places 2c and 2c+1 of the sequence disk 0..n-1 of row 0, of row 1, ...
+"""
+
+from mdcluster.core.model import ArrayState, DeviceId, MemberState, SyncKind
+
+NEAR_2 = 0x102
+"""md's raid10 layout: near copies | far copies << 8 (offset: bit 16)."""
+
+
+def array_size_sectors(state: ArrayState) -> int:
+    """The capacity of the array in sectors (raid10_size of drivers/md/raid10.c)."""
+    if state.level == 1:
+        return state.size_sectors
+    rows = state.size_sectors // state.chunk_sectors
+    return rows * state.raid_disks // 2 * state.chunk_sectors
+
+
+def end_sectors(state: ArrayState) -> int:
+    """The end of sync positions: the component's size, for raid1 and raid10 alike."""
+    return state.size_sectors
+
+
+def hold_range(state: ArrayState, lo_sectors: int, hi_sectors: int) -> tuple[int, int]:
+    """The array sectors that cover every chunk with a copy at positions [lo, hi).
+
+    Mapped outward to whole rows of chunks; (0, 0) for an empty range.
+    """
+    if lo_sectors >= hi_sectors:
+        return 0, 0
+    if state.level == 1:
+        return lo_sectors, hi_sectors
+    chunk, disks = state.chunk_sectors, state.raid_disks
+    first_row, end_row = lo_sectors // chunk, -(-hi_sectors // chunk)
+    lo, hi = first_row * disks // 2 * chunk, -(-end_row * disks // 2) * chunk
+    size_sectors = array_size_sectors(state)
+    return min(lo, size_sectors), min(hi, size_sectors)
+
+
+def data_sets(level: int, raid_disks: int) -> tuple[frozenset[int], ...]:
+    """The sets of roles that carry copies of the same data; the array needs one of each."""
+    if level == 1:
+        return (frozenset(range(raid_disks)),)
+    step = 1 if raid_disks % 2 else 2  # an odd number of disks: every neighbour is a pair
+    return tuple(frozenset({i, (i + 1) % raid_disks}) for i in range(0, raid_disks, step))
+
+
+def survives_without(state: ArrayState, device: DeviceId) -> bool:
+    """Whether all data is still there, in sync, without this member."""
+    left = frozenset(m.role for m in state.in_sync if m.device != device)
+    return all(left & roles for roles in data_sets(state.level, state.raid_disks))
+
+
+def redundant(state: ArrayState) -> bool:
+    """Whether any data has two copies in sync: only then can copies differ."""
+    held = frozenset(m.role for m in state.in_sync)
+    return any(len(held & roles) > 1 for roles in data_sets(state.level, state.raid_disks))
+
+
+def vacant_roles(state: ArrayState) -> tuple[int, ...]:
+    """Roles that no member holds, in sync or recovering; lowest first."""
+    held = {m.role for m in state.members}
+    return tuple(role for role in range(state.raid_disks) if role not in held)
+
+
+def needs_sync(state: ArrayState) -> SyncKind | None:
+    """The pass to begin next. Bits of dead lives first: until then reads are pinned."""
+    if any(slot.dirty for slot in state.slots):
+        return SyncKind.BITMAP
+    if state.resync_sectors is not None:
+        return SyncKind.RESYNC
+    if any(m.state is MemberState.RECOVERING for m in state.members):
+        return SyncKind.RECOVER
+    return None

@@ -1,0 +1,331 @@
+"""What the writer proposes by itself, and the resync passes it runs.
+
+Rules of this file:
+
+* the end of a life is committed only after it was fenced; a life joins an array only after
+  every life listed there has answered in this term or has ended;
+* a pass begins or goes on only after every listed life has answered in this term or was
+  fenced: an old writer's kernel may still be copying;
+* a member that no node can find is failed, after DEGRADED_WAIT_MS, so that an array starts
+  degraded rather than never, and only if its data survive without it;
+* the voter set follows clusterips once a quorum of nodes has read the same file, one voter
+  at a time.
+"""
+
+from collections.abc import Callable, Iterable
+
+from mdcluster.core.arrays import needs_sync, survives_without
+from mdcluster.core.commits import Commits, Stage, Track
+from mdcluster.core.env import Env
+from mdcluster.core.events import Line
+from mdcluster.core.ledger import Ledger, is_quorum
+from mdcluster.core.membership import Membership
+from mdcluster.core.messages import HoldReport
+from mdcluster.core.model import (
+    CLUSTER_KEY,
+    AddVoter,
+    ArrayId,
+    ArrayState,
+    BeginSync,
+    BindVoter,
+    ClusterState,
+    DeviceId,
+    EndLife,
+    FailMember,
+    HandOver,
+    JoinRunner,
+    Life,
+    NodeId,
+    RemoveVoter,
+)
+from mdcluster.core.preparing import Missing
+from mdcluster.core.resync import Pass
+from mdcluster.core.windows import SyncLimits, resume_point
+
+DEGRADED_WAIT_MS = 3000
+"""How long a member may be missing on every node before an array starts without it."""
+
+
+JOINING = "a node joins"
+FAILING = "a failed member is being committed"
+
+
+class Absence:
+    """Which nodes miss which members of an array that cannot start yet."""
+
+    def __init__(self, since_ms: int) -> None:
+        self.since_ms = since_ms
+        self.by_life: dict[Life, Missing] = {}
+
+
+class Keeper:
+    """The writer's own initiative; holds nothing on other nodes."""
+
+    def __init__(
+        self,
+        env: Env,
+        ledger: Ledger,
+        membership: Membership,
+        commits: Commits,
+        limits: SyncLimits,
+        *,
+        candidates: Callable[[], set[Life]],
+        own_report: Callable[[ArrayId], HoldReport | None],
+        runs_here: Callable[[ArrayState], bool],
+    ) -> None:
+        self._env = env
+        self._ledger = ledger
+        self._membership = membership
+        self._commits = commits
+        self._limits = limits
+        self._candidates = candidates
+        self._own_report = own_report
+        self._runs_here = runs_here
+        self.passes: dict[ArrayId, Pass] = {}
+        self._absent: dict[ArrayId, Absence] = {}
+        self._next_join_ms: dict[tuple[ArrayId, Life], tuple[int, int]] = {}
+        self._began: set[tuple[ArrayId, int]] = set()  # passes begun in this term
+        self.stopping = False  # no new passes: the role is being handed over
+
+    # --- a term begins and ends -----------------------------------------------------------
+
+    def begin_term(self) -> None:
+        self.stopping = False
+        self._began = set()
+        self._absent = {}
+        self._next_join_ms = {}
+
+    def end_term(self) -> None:
+        self.stop_passes()
+        self.stopping = False
+
+    def stop_passes(self) -> None:
+        """Stop all copying; SyncStopped tells when the last write has returned."""
+        self.stopping = True
+        for pass_ in self.passes.values():
+            pass_.stop()
+        self.passes = {}
+
+    # --- every now and then ---------------------------------------------------------------
+
+    def tend(self, lines: tuple[Line, ...], file_digest: str) -> None:
+        """Look at everything once and propose what is due. Cheap when nothing is."""
+        for track in list(self._commits.tracks.values()):
+            state = track.committed.state if track.committed else None
+            if isinstance(state, ArrayState):
+                self._tend_array(track, state)
+        self._tend_voters(lines, file_digest)
+
+    def _tend_array(self, track: Track, state: ArrayState) -> None:
+        for life in state.running:
+            if life in self._membership.fenced:
+                self._commits.own(EndLife(state.uuid, life))
+        if not self._all_answered(state):
+            return
+        if state.active:
+            self._join(state)
+        settled = track.stage is Stage.IDLE and not track.open
+        if settled:
+            self._resume_after_failure(state.uuid)
+        if not settled or self.stopping or not self._runs_here(state):
+            return
+        kind = needs_sync(state)
+        if state.sync is None and kind is not None and state.active and not state.paused:
+            self._began.add((state.uuid, state.last_serial + 1))
+            self._commits.own(BeginSync(state.uuid, kind))
+        elif state.sync is not None and state.uuid not in self.passes:
+            self._start_pass(state)
+
+    def _all_answered(self, state: ArrayState) -> bool:
+        return all(self._membership.answered(life) for life in state.running)
+
+    # --- joins ----------------------------------------------------------------------------
+
+    def _join(self, state: ArrayState) -> None:
+        wanted = [x for x in self._candidates() - set(state.running) if self._may_join(state, x)]
+        if wanted and not self._paused_for_join(state.uuid):
+            return
+        for life in sorted(wanted):
+            t = self._env.timing
+            wait_ms = self._next_join_ms.get((state.uuid, life), (0, 0))[1]
+            wait_ms = min(max(2 * wait_ms, 4 * t.retry_min_ms), 2 * t.retry_max_ms)
+            self._next_join_ms[state.uuid, life] = (self._env.now_ms + wait_ms, wait_ms)
+            self._commits.own(JoinRunner(state.uuid, life))
+        if not wanted:
+            self._resume_after_join(state)
+        if not state.running:
+            self._start_degraded(state)
+
+    def _may_join(self, state: ArrayState, life: Life) -> bool:
+        due_ms = self._next_join_ms.get((state.uuid, life), (0, 0))[0]
+        return self._membership.answered(life) and self._env.now_ms >= due_ms
+
+    def _paused_for_join(self, array: ArrayId) -> bool:
+        """A node writes as soon as it joins: nothing may be copied meanwhile."""
+        pass_ = self.passes.get(array)
+        if pass_ is None:
+            return True
+        pass_.suspend(JOINING)
+        return pass_.idle
+
+    def _resume_after_join(self, state: ArrayState) -> None:
+        pass_, track = self.passes.get(state.uuid), self._commits.tracks[state.uuid]
+        if pass_ is not None and not self._commits.any_under_way(track, JoinRunner):
+            pass_.resume(JOINING)
+
+    # --- failures -------------------------------------------------------------------------
+
+    def failure_proposed(self, array: ArrayId) -> None:
+        """Nothing is copied in an array until a failure is committed and released everywhere."""
+        pass_ = self.passes.get(array)
+        if pass_ is not None:
+            pass_.suspend(FAILING)
+
+    def _resume_after_failure(self, array: ArrayId) -> None:
+        pass_ = self.passes.get(array)
+        if pass_ is not None:
+            pass_.resume(FAILING)
+
+    def note_missing(self, array: str, life: Life, missing: Missing) -> None:
+        """What a life lacks of an array, as the last round found."""
+        absence = self._absent.setdefault(ArrayId(array), Absence(self._env.now_ms))
+        if missing:
+            absence.by_life[life] = missing
+        else:
+            self._absent.pop(ArrayId(array), None)
+
+    def _start_degraded(self, state: ArrayState) -> None:
+        absence = self._absent.get(state.uuid)
+        if absence is None or self._env.now_ms - absence.since_ms < DEGRADED_WAIT_MS:
+            return
+        tried = [absence.by_life.get(life, {}) for life in self._candidates()]
+        for device in sorted(set.intersection(*(set(m) for m in tried)) if tried else ()):
+            if survives_without(state, device):
+                why = f"no node can use it: {tried[0][device]}"
+                self._commits.own(FailMember(state.uuid, device, why))
+                del self._absent[state.uuid]
+                return
+
+    # --- passes ---------------------------------------------------------------------------
+
+    def _start_pass(self, state: ArrayState) -> None:
+        assert state.sync is not None
+        reports = self._reports()
+        start = resume_point(state, reports, self._own_report(state.uuid))
+        resumed = (state.uuid, state.sync.serial) not in self._began
+        pass_ = Pass(
+            self._env,
+            self._limits,
+            state,
+            frozenset(self._others(state)),
+            start,
+            merge_all=resumed,
+            term=self._ledger.term,
+            propose=self._commits.own,
+        )
+        self.passes[state.uuid] = pass_
+        pass_.begin()
+
+    def _reports(self) -> Iterable[HoldReport]:
+        for report in self._membership.reports.values():
+            yield from report.holds
+
+    def _others(self, state: ArrayState) -> set[Life]:
+        gone = {*self._membership.fenced, self._env.me}
+        return {life for life in state.running if life not in gone}
+
+    def everywhere(self, state: ArrayState) -> None:
+        """Every listed node has applied this state."""
+        pass_ = self.passes.get(state.uuid)
+        if pass_ is None:
+            return
+        for life in sorted(self._others(state)):
+            pass_.on_joined(life)
+        pass_.on_state(state)
+        if not state.active or self._env.me not in state.running:
+            pass_.stop()
+        if pass_.done:
+            del self.passes[state.uuid]
+
+    def on_fenced(self, life: Life) -> None:
+        for pass_ in self.passes.values():
+            pass_.on_gone(life)
+
+    # --- voters ---------------------------------------------------------------------------
+
+    def _tend_voters(self, lines: tuple[Line, ...], file_digest: str) -> None:
+        track = self._commits.tracks.get(CLUSTER_KEY)
+        if track is None or track.committed is None or track.stage is not Stage.IDLE:
+            return
+        cluster = track.committed.state
+        if not isinstance(cluster, ClusterState) or track.queue or track.ask:
+            return
+        change = self._bind(cluster) or self._follow_file(cluster, lines, file_digest)
+        if change is not None:
+            self._commits.own(change)
+
+    def _bind(self, cluster: ClusterState) -> BindVoter | None:
+        """A voter nobody was bound to has been seen."""
+        at_line = {name: node for node, name in self._membership.all_names().items()}
+        for voter in cluster.voters:
+            node = at_line.get(voter.name)
+            if voter.node is None and node is not None and cluster.voter(node) is None:
+                return BindVoter(voter.name, node)
+        return None
+
+    def _follow_file(
+        self, cluster: ClusterState, lines: tuple[Line, ...], file_digest: str
+    ) -> AddVoter | RemoveVoter | HandOver | None:
+        """The first difference between the voters and clusterips, if a quorum read that file."""
+        wanted = {x.name: x.priority for x in lines if not x.spectator}
+        present = {v.name: v.priority for v in cluster.voters}
+        if wanted == present:
+            return None
+        agree = {n for n, p in self._membership.peers.items() if p.file_digest == file_digest}
+        if not is_quorum(cluster, agree | {self._env.me.node}, self._membership.all_names()):
+            return None
+        for name, priority in sorted(wanted.items()):
+            if present.get(name) != priority:
+                return AddVoter(name, priority)
+        surplus = sorted(set(present) - set(wanted))
+        if surplus == [self._env.name]:
+            target = self.successor(cluster)
+            return HandOver(target) if target is not None else None
+        return RemoveVoter(next(name for name in surplus if name != self._env.name))
+
+    def successor(self, cluster: ClusterState) -> NodeId | None:
+        """The living voter of the highest priority beside this node."""
+        others = [
+            v
+            for v in cluster.voters
+            if v.node not in (None, self._env.me.node) and self._membership.alive(v.node)
+        ]
+        best = max(others, key=lambda v: (v.priority, v.name), default=None)
+        return best.node if best else None
+
+    # --- for people -----------------------------------------------------------------------
+
+    def waiting(self) -> list[tuple[str, str]]:
+        """(key, what it waits for)."""
+        out: list[tuple[str, str]] = []
+        for track in self._commits.tracks.values():
+            state = track.committed.state if track.committed else None
+            if not isinstance(state, ArrayState):
+                continue
+            for life in state.running:
+                if not self._membership.answered(life):
+                    name = self._membership.name(life.node)
+                    why = self._membership.fencing.get(life, "has not answered in this term")
+                    out.append((state.uuid, f"{name}: {why}"))
+            absence = self._absent.get(state.uuid)
+            for life, missing in sorted(absence.by_life.items()) if absence else ():
+                out.extend(self._misses(state.uuid, life, missing))
+        for array, pass_ in self.passes.items():
+            if pass_.waiting():
+                out.append((array, pass_.waiting()))
+        return out
+
+    def _misses(self, array: ArrayId, life: Life, missing: Missing) -> list[tuple[str, str]]:
+        name = self._membership.name(life.node)
+        devices: list[tuple[DeviceId, str]] = sorted(missing.items())
+        return [(array, f"{name} misses {device}: {why}") for device, why in devices]

@@ -1,0 +1,281 @@
+"""Who is there: beats and their answers, I/O leases, suspicion, reports, fencing.
+
+Rules of this file:
+
+* a beat goes out every `heartbeat_ms`; its acknowledgement renews the writer's lease (see
+  election.py) and asks for the sender's own I/O lease, which the *next* beat grants;
+* a node's I/O lease counts from when it sent the request that was granted; without one it
+  holds the writes of all its arrays;
+* silence proves nothing: a silent node is suspect, then evicted, but what depends on its
+  end waits until a fence provider confirms it, or it answers again;
+* a node has answered in a term once it has reported: what it runs, holds and knows, after
+  its own copying has ended.
+"""
+
+from collections.abc import Callable
+
+from mdcluster.core.effects import Fence, HoldAll
+from mdcluster.core.election import Election
+from mdcluster.core.env import Env
+from mdcluster.core.events import Fenced, FenceWaits
+from mdcluster.core.ledger import Ledger
+from mdcluster.core.messages import Beat, BeatAck, Query, Report
+from mdcluster.core.model import Life, NodeId
+
+ASKS_MAX = 64
+FENCED_MAX = 256
+
+
+class Peer:
+    """What the writer knows of one other node in this term."""
+
+    def __init__(self, now_ms: int) -> None:
+        self.last_ack_ms = now_ms
+        self.acked = False  # at all, in this term
+        self.ask = 0
+        self.file_digest = ""
+        self.digest = -1
+        self.query_wait_ms = 0
+
+
+class Membership:
+    """The liveness side of one node."""
+
+    def __init__(
+        self,
+        env: Env,
+        ledger: Ledger,
+        election: Election,
+        names: dict[NodeId, str],
+        *,
+        on_report: Callable[[Life, Report], None],
+        on_fenced: Callable[[Life], None],
+        behind: Callable[[NodeId], None],
+    ) -> None:
+        self._env = env
+        self._ledger = ledger
+        self._election = election
+        self._names = names
+        self._on_report = on_report
+        self._on_fenced = on_fenced
+        self._behind = behind
+        self.lives: dict[NodeId, Life] = {}  # as the mesh last saw them
+        self.up: set[NodeId] = set()
+        # as the writer
+        self.peers: dict[NodeId, Peer] = {}
+        self.reports: dict[Life, Report] = {}
+        self.fencing: dict[Life, str] = {}
+        self.fenced: dict[Life, str] = {}
+        # as anybody
+        self.suspects: frozenset[NodeId] = frozenset()
+        self._ask = 0
+        self._asked_ms: dict[int, int] = {}
+        self._granted_until_ms = 0
+        self.holding_all = False
+
+    # --- the mesh ------------------------------------------------------------------------
+
+    def peer_up(self, life: Life, name: str) -> None:
+        self.lives[life.node] = life
+        self.up.add(life.node)
+        self._names[life.node] = name
+        self._env.notify("node_up", node=life.node, name=name)
+        if self._election.is_writer:
+            self.peers.setdefault(life.node, Peer(self._env.now_ms))
+
+    def peer_down(self, node: NodeId) -> None:
+        if node in self.up:
+            self.up.discard(node)
+            self._env.notify("node_down", node=node, name=self._names.get(node, ""))
+
+    def name(self, node: NodeId) -> str:
+        return self.all_names().get(node, node)
+
+    def all_names(self) -> dict[NodeId, str]:
+        """Line names of all nodes seen, this one among them."""
+        return {**self._names, self._env.me.node: self._env.name}
+
+    # --- beats: the writer ----------------------------------------------------------------
+
+    def begin_term(self) -> None:
+        """Just elected: nobody has answered yet; silence counts from now."""
+        now = self._env.now_ms
+        known = set(self.up) | {life.node for life in self.listed()}
+        known.discard(self._env.me.node)
+        self.peers = {node: Peer(now) for node in known}
+        self.reports = {}
+        self.fencing = {}
+        self.beat()
+
+    def end_term(self) -> None:
+        self.peers = {}
+        self.reports = {}
+        self.fencing = {}
+        self._env.timers.cancel(("beat",))
+        self._env.timers.cancel_all("fence")
+
+    def beat(self) -> None:
+        """One round to everybody; looks after the silent in passing."""
+        if not self._election.is_writer:
+            return
+        self._look_for_silence()
+        round_ = self._election.new_round()
+        grants = self._election.ready and self._election.has_lease
+        suspects = tuple(sorted(self.suspects))
+        for node in sorted(self.up):
+            ask = self.peers[node].ask if grants and node in self.peers else 0
+            self._env.send(node, Beat(self._ledger.term, round_, ask, suspects), urgent=True)
+        self._env.after(("beat",), self._env.timing.heartbeat_ms)
+
+    def on_beat_ack(self, sender: Life, msg: BeatAck) -> None:
+        if sender in self.fenced:
+            return  # declared dead: it gets no lease, so it holds its writes
+        peer = self.peers.setdefault(sender.node, Peer(self._env.now_ms))
+        peer.last_ack_ms = self._env.now_ms
+        peer.acked = True
+        peer.ask = msg.ask
+        peer.file_digest = msg.file_digest
+        peer.digest = msg.digest
+        self.fencing.pop(sender, None)
+        self._election.on_round_ack(sender.node, msg.round)
+        if sender not in self.reports:
+            self._query(sender, peer)
+        self._behind(sender.node)
+
+    def _query(self, life: Life, peer: Peer) -> None:
+        """Ask for a report, with backoff."""
+        if self._env.now_ms >= peer.query_wait_ms:
+            peer.query_wait_ms = self._env.now_ms + 2 * self._env.timing.heartbeat_ms
+            self._env.send(life.node, Query(self._ledger.term))
+
+    def on_report(self, sender: Life, msg: Report) -> None:
+        if sender in self.reports:
+            return
+        self.reports[sender] = msg
+        self._env.notify("node_reported", node=sender.node)
+        self._on_report(sender, msg)
+
+    def answered(self, life: Life) -> bool:
+        """Whether this life is there and has reported in this term."""
+        return life == self._env.me or life in self.reports
+
+    def alive(self, node: NodeId) -> bool:
+        """Whether the writer has lately heard this node (in this term)."""
+        if node == self._env.me.node:
+            return True
+        peer = self.peers.get(node)
+        return bool(peer and peer.acked) and node not in self.suspects
+
+    # --- silence and fencing: the writer ---------------------------------------------------
+
+    def listed(self) -> set[Life]:
+        """Every life that may write to some array."""
+        out: set[Life] = set()
+        for key in self._ledger.entries:
+            state = self._ledger.array(key)
+            if state:
+                out.update(state.running)
+        return out
+
+    def _look_for_silence(self) -> None:
+        now, t = self._env.now_ms, self._env.timing
+        suspects = {
+            node for node, peer in self.peers.items() if now - peer.last_ack_ms > t.suspect_ms
+        }
+        for node in sorted(suspects - self.suspects):
+            self._env.notify("node_suspect", node=node, name=self._names.get(node, ""))
+        self.suspects = frozenset(suspects)
+        for life in sorted(self.listed()):
+            if self._is_gone(life):
+                self.evict(life)
+
+    def _is_gone(self, life: Life) -> bool:
+        """Silent for so long, or so clearly, that it is to be fenced."""
+        if life.node == self._env.me.node:
+            return life != self._env.me
+        if life.node in self.lives and self.lives[life.node] != life:
+            return True  # its node lives another life
+        peer = self.peers.get(life.node)
+        if peer is None:
+            return True
+        silent_ms = self._env.now_ms - peer.last_ack_ms
+        limit_ms = self._env.timing.evict_ms
+        if life.node not in self.up:
+            limit_ms = self._env.timing.suspect_ms  # its connection is gone, too
+        return silent_ms > limit_ms
+
+    def evict(self, life: Life) -> None:
+        """Have a silent life fenced; whoever waits for it goes on when that is confirmed."""
+        if life in self.fenced or life in self.fencing:
+            return
+        self.fencing[life] = "a fence provider"
+        self.reports.pop(life, None)
+        self._env.notify("node_evicted", node=life.node, name=self._names.get(life.node, ""))
+        self._env.emit(Fence(life))
+
+    def on_fence_waits(self, ev: FenceWaits) -> None:
+        if ev.life in self.fencing:
+            self.fencing[ev.life] = ev.why
+            self._env.after(("fence", ev.life.node, ev.life.boot_id), self._env.timing.retry_max_ms)
+
+    def on_fence_timer(self, life: Life) -> None:
+        if self._election.is_writer and life in self.fencing:
+            self._env.emit(Fence(life))
+
+    def on_confirmed(self, ev: Fenced) -> None:
+        self.fencing.pop(ev.life, None)
+        if ev.life in self.fenced or ev.life == self._env.me:
+            return
+        if len(self.fenced) >= FENCED_MAX:
+            del self.fenced[next(iter(self.fenced))]
+        self.fenced[ev.life] = ev.how
+        self.reports.pop(ev.life, None)
+        self._env.notify("node_fenced", node=ev.life.node, how=ev.how)
+        if self._election.is_writer:
+            self._on_fenced(ev.life)
+
+    def vouch(self, node: NodeId) -> None:
+        """An administrator says this node is dead: true for its silent lives only."""
+        for life in sorted(self.listed()):
+            if life.node == node and life in self.fencing:
+                self.on_confirmed(Fenced(life, "vouched for by an administrator"))
+
+    # --- beats: everybody else --------------------------------------------------------------
+
+    def on_beat(self, sender: Life, msg: Beat, digest: int, file_digest: str) -> None:
+        self.suspects = frozenset(msg.suspects)
+        sent_ms = self._asked_ms.get(msg.granted_ask)
+        if sent_ms is not None:
+            until_ms = sent_ms + self._env.timing.io_lease_usable_ms
+            self._granted_until_ms = max(self._granted_until_ms, until_ms)
+        self._ask += 1
+        self._asked_ms[self._ask] = self._env.now_ms
+        self._asked_ms.pop(self._ask - ASKS_MAX, None)
+        ack = BeatAck(msg.term, msg.round, self._ask, digest, file_digest)
+        self._env.send(sender.node, ack, urgent=True)
+        self.check_io_lease()
+
+    def new_writer(self) -> None:
+        """Requests sent to another writer are not granted by this one."""
+        self._asked_ms = {}
+
+    # --- the I/O lease ----------------------------------------------------------------------
+
+    @property
+    def io_lease_until_ms(self) -> int:
+        """Until when this node may serve writes; the writer's own lease counts for it."""
+        own = self._election.lease_until_ms if self._election.ready else 0
+        return max(self._granted_until_ms, own)
+
+    def check_io_lease(self) -> None:
+        """Hold everything without a lease, serve again with one."""
+        until_ms = self.io_lease_until_ms
+        out = self._env.now_ms >= until_ms
+        if out != self.holding_all:
+            self.holding_all = out
+            self._env.emit(HoldAll(out))
+            self._env.notify("io_held" if out else "io_resumed", node=self._env.me.node)
+        if out:
+            self._env.timers.cancel(("io",))
+        else:
+            self._env.timers.set(("io",), until_ms)

@@ -1,0 +1,245 @@
+"""What every node does with commits: persist and acknowledge, apply, release held writes.
+
+Rules of this file:
+
+* an entry is acknowledged to the writer only behind its Persist in the lane;
+* Apply only stops the use of a failed member; held writes go on only after the writer's
+  Release of that stamp, which it gives when every listed node has applied or is fenced;
+* `active` (one bit that releases every held write) comes after `-blocked`, and only when
+  two samples at least SAMPLE_GAP_MS apart showed that nothing is held by an unseen failure.
+"""
+
+import hashlib
+from collections.abc import Callable
+
+from mdcluster.core.effects import Activate, Apply, SampleStates, Unblock
+from mdcluster.core.env import Env
+from mdcluster.core.events import Applied, Sampled
+from mdcluster.core.ledger import Ledger
+from mdcluster.core.messages import ApplyAck, ApplyEntry, Release, Replicate, ReplicateAck
+from mdcluster.core.model import (
+    CLUSTER_KEY,
+    ZERO,
+    ArrayId,
+    ArrayState,
+    DeviceId,
+    Entry,
+    MemberState,
+    NodeId,
+    Stamp,
+)
+
+TIMER = "release"
+SAMPLE_GAP_MS = 100
+"""md may still be handing a second failure up when the first sample is read."""
+
+
+class Unlocking:
+    """A release under way in an array: how many clean samples there were so far."""
+
+    def __init__(self) -> None:
+        self.clean_samples = 0
+
+
+class Replica:
+    """The commit side of one node, writer or not.
+
+    applied_hook sees each entry applied here, released_hook each state that all have applied.
+    """
+
+    def __init__(
+        self,
+        env: Env,
+        ledger: Ledger,
+        applied_hook: Callable[[Entry], None],
+        released_hook: Callable[[ArrayState], None],
+    ) -> None:
+        self._env = env
+        self._ledger = ledger
+        self._applied_hook = applied_hook
+        self._released_hook = released_hook
+        self.applied: dict[str, Stamp] = {}
+        self.released: dict[str, Stamp] = {}
+        self.states: dict[str, ArrayState] = {}  # as applied by the local driver
+        self.problems: dict[str, str] = {}
+        self._applying: dict[str, Entry] = {}  # newest entry handed to the driver
+        self._held_by: dict[str, set[DeviceId]] = {}  # failed, not yet released
+        self._release_to: dict[str, Stamp] = {}
+        self._unlocking: dict[str, Unlocking] = {}
+        self._digest: int | None = None
+
+    # --- persist -------------------------------------------------------------------------
+
+    def on_replicate(self, sender: NodeId, msg: Replicate) -> None:
+        if self._ledger.store(msg.entry):
+            self._ack(sender, msg)
+
+    def _ack(self, sender: NodeId, msg: Replicate) -> None:
+        self._env.send(sender, ReplicateAck(msg.term, msg.entry.key, msg.entry.stamp))
+
+    # --- apply ---------------------------------------------------------------------------
+
+    def on_apply(self, sender: NodeId, msg: ApplyEntry, *, voter: bool) -> None:
+        """A committed entry: the whole state, so only the newest matters."""
+        entry = msg.entry
+        if voter:
+            self._ledger.store(entry)
+        self._ledger.note_projected(entry.key, msg.projected)
+        if entry.stamp <= self.applied.get(entry.key, ZERO):
+            self._answer(sender, entry.key, msg.term)
+            return
+        under_way = self._applying.get(entry.key)
+        if under_way is None or under_way.stamp < entry.stamp:
+            self._applying[entry.key] = entry
+            self._start(entry)
+
+    def _start(self, entry: Entry) -> None:
+        if entry.key == CLUSTER_KEY:
+            self.on_applied(Applied(entry.key, entry.stamp, ""))
+        else:
+            self._env.emit(Apply(entry))
+
+    def retry(self, key: str) -> None:
+        """Hand an entry that could not be applied to the driver again."""
+        entry = self._applying.get(key)
+        if entry is not None and key in self.problems:
+            del self.problems[key]
+            self._start(entry)
+
+    def on_applied(self, ev: Applied) -> Entry | None:
+        """The driver is done. Returns the entry if it is now applied here."""
+        entry = self._applying.get(ev.key)
+        if entry is None or entry.stamp != ev.stamp:
+            return None  # a newer one is under way, it will answer for both
+        if ev.problem:
+            self.problems[ev.key] = ev.problem
+            return None
+        self.problems.pop(ev.key, None)
+        del self._applying[ev.key]
+        self._digest = None
+        self.applied[ev.key] = ev.stamp
+        if isinstance(entry.state, ArrayState):
+            self._note_failures(entry.state)
+            self.states[ev.key] = entry.state
+        self._applied_hook(entry)
+        self._try_release(ev.key)
+        return entry
+
+    def _answer(self, writer: NodeId, key: str, term: int) -> None:
+        self._env.send(writer, ApplyAck(term, key, self.applied[key], ""))
+
+    def answer(self, writer: NodeId, key: str, term: int, problem: str) -> None:
+        """Tell the writer how far this node is with an entry."""
+        self._env.send(writer, ApplyAck(term, key, self.applied.get(key, ZERO), problem))
+
+    @property
+    def digest(self) -> int:
+        """63 bits over everything applied and released; equal digests: nothing to catch up."""
+        if self._digest is None:
+            self._digest = digest(self.applied, self.released)
+        return self._digest
+
+    # --- failures and release -------------------------------------------------------------
+
+    def _note_failures(self, new: ArrayState) -> None:
+        """Members whose use ends with this state: md holds writes until they are unblocked."""
+        old = self.states.get(new.uuid)
+        if old is None or self._env.me not in new.running:
+            self._held_by.pop(new.uuid, None)
+            return
+        for member in old.members:
+            now = new.member(member.device)
+            was_good = member.state is not MemberState.FAULTY
+            if was_good and (now is None or now.state is MemberState.FAULTY):
+                self._held_by.setdefault(new.uuid, set()).add(member.device)
+
+    def note_failed(self, array: ArrayId, device: DeviceId) -> None:
+        """md failed a member here by itself: its writes are held."""
+        self._held_by.setdefault(array, set()).add(device)
+        unlocking = self._unlocking.get(array)
+        if unlocking:
+            unlocking.clean_samples = 0
+        if self.released.get(array, ZERO) == self.applied.get(array):
+            self._unlock(array)  # it was committed before md noticed
+
+    def give_up(self, array: ArrayId, device: DeviceId) -> None:
+        """The member cannot be failed (the last good one): its held writes fail instead."""
+        self._held_by.get(array, set()).discard(device)
+        self._begin_unlocking(array, {device})
+
+    def left(self, array: ArrayId) -> None:
+        """The array no longer runs here."""
+        self.states.pop(array, None)
+        self._held_by.pop(array, None)
+        self._unlocking.pop(array, None)
+
+    def failures_pending(self, array: ArrayId) -> bool:
+        """Whether writes of this array are held by a failure here."""
+        return bool(self._held_by.get(array)) or array in self._unlocking
+
+    def on_release(self, msg: Release) -> None:
+        if msg.stamp > self._release_to.get(msg.key, ZERO):
+            self._release_to[msg.key] = msg.stamp
+        self._try_release(msg.key)
+
+    def may_release(self, key: str) -> bool:
+        """Only the writer's word releases, never the node's own apply."""
+        return self._release_to.get(key, ZERO) >= self.applied.get(key, ZERO) > ZERO
+
+    def _try_release(self, key: str) -> None:
+        if not self.may_release(key) or self.released.get(key, ZERO) >= self.applied[key]:
+            return
+        self._digest = None
+        self.released[key] = self.applied[key]
+        state = self.states.get(key)
+        if state is not None:
+            self._released_hook(state)
+        self._unlock(key)
+
+    def _unlock(self, key: str) -> None:
+        """-blocked on every failed member whose failure is committed and released."""
+        state = self.states.get(key)
+        if state is None:
+            return
+        done = {
+            device
+            for device in self._held_by.get(key, set())
+            if (m := state.member(device)) is None or m.state is MemberState.FAULTY
+        }
+        if done:
+            self._held_by[key] -= done
+            self._begin_unlocking(state.uuid, done)
+
+    def _begin_unlocking(self, array: ArrayId, devices: set[DeviceId]) -> None:
+        self._unlocking[array] = Unlocking()
+        self._env.emit(Unblock(array, tuple(sorted(devices))))
+        self._env.emit(SampleStates(array))
+
+    def on_sampled(self, ev: Sampled) -> None:
+        """Two clean samples, a gap apart, and the held writes go on."""
+        unlocking = self._unlocking.get(ev.array)
+        if unlocking is None:
+            return
+        unlocking.clean_samples = unlocking.clean_samples + 1 if ev.clean else 0
+        if self.sampled_enough(unlocking) and not self._held_by.get(ev.array):
+            del self._unlocking[ev.array]
+            self._env.emit(Activate(ev.array))
+            return
+        self._env.after((TIMER, ev.array), SAMPLE_GAP_MS)
+
+    def sampled_enough(self, unlocking: Unlocking) -> bool:
+        return unlocking.clean_samples >= 2
+
+    def on_timer(self, array: ArrayId) -> None:
+        if array in self._unlocking:
+            self._env.emit(SampleStates(array))
+
+
+def digest(applied: dict[str, Stamp], released: dict[str, Stamp]) -> int:
+    """A 63-bit hash of two vectors of stamps."""
+    h = hashlib.blake2b(digest_size=8)
+    for vector in (applied, released):
+        for key in sorted(vector):
+            h.update(f"{key} {vector[key].term} {vector[key].seq};".encode())
+        h.update(b"|")
+    return int.from_bytes(h.digest(), "little") >> 1

@@ -1,0 +1,528 @@
+"""The writer's machine for one pass (resync, recovery, bits of dead lives) over one array.
+
+Rules of this file:
+
+* Nothing is copied in a window before every other node that could write has confirmed a hold
+  that covers it; while it is copied, every announcement covers it still.
+* Complete means copied and flushed, all that was planned; checkpoints and what followers are
+  told never exceed it. Nothing is left out but what the bitmap says is clean.
+* Before md copies by a bitmap (it then ignores positions) the bits are set, durable: those of
+  [complete, end) for a resync, those of other slots for dead lives and re-added members.
+* A slot is zeroed only at the end of the pass that merged it.
+* A recovery ends while every node, this one included, holds the whole array, and the holds go
+  only when the end is applied everywhere.
+* A hold that is not confirmed by its deadline is released everywhere and tried again later; so
+  is a window that could not be copied. Every retry backs off.
+
+At full speed the next window is announced while the present one is copied. With a speed limit
+each window is released before the pause that keeps the speed.
+
+Messages: see :mod:`mdcluster.core.holds` for the followers' side and the serials of holds.
+Effects of one array complete in the order asked, each by one event; this file counts on it.
+"""
+
+from collections.abc import Callable
+from enum import Enum, auto
+
+from mdcluster.core.announcer import Announcer
+from mdcluster.core.effects import LimitSync, MergeBits, SetBits, StartSync, StopSync, ZeroSlot
+from mdcluster.core.env import Env, TimerKey
+from mdcluster.core.events import BitsSet, SlotZeroed, SyncReached, SyncStopped
+from mdcluster.core.geometry import end_sectors, hold_range
+from mdcluster.core.holds import Holds
+from mdcluster.core.messages import HoldAck, HoldReport
+from mdcluster.core.model import (
+    ArrayChange,
+    ArrayState,
+    Checkpoint,
+    DeviceId,
+    EndSync,
+    Life,
+    MemberState,
+    Slot,
+    SyncKind,
+)
+from mdcluster.core.windows import SyncLimits, adapted, pace_ms, resume_point, window_end
+
+__all__ = ["Holds", "Pass", "SyncLimits", "resume_point"]
+
+TRIES_MAX = 8
+"""Failures in a row after which a pass is stuck: from then on it is tried at STUCK_RETRY_MS."""
+
+STUCK_RETRY_MS = 60_000
+
+CHECKPOINT_PATIENCE = 10
+"""For how many intervals a checkpoint may be on its way before another one is proposed."""
+
+
+class Phase(Enum):
+    """Where a pass is. Each but the last two may fall back to HALTED, and begin again there."""
+
+    NEW = auto()
+    BITS = auto()  # bits are being set or merged in the own slot
+    RUNNING = auto()  # windows
+    HALTED = auto()  # copying is being stopped, then a pause, then BITS again
+    CLOSING = auto()  # recovery: everybody is to hold everything
+    ZEROING = auto()  # the slots of dead lives, one after the other
+    ENDING = auto()  # the end is proposed
+    OVER = auto()
+
+
+class Pass:
+    """One pass, on the node that is writer of `term`, from `start_sectors` to its end.
+
+    others: the listed running lives but this one, without the fenced. start_sectors: see
+    :func:`resume_point`. merge_all: the pass was begun by another writer, whose slot may hold
+    the only copy of merged bits. propose: takes the changes to commit (retries are harmless).
+    """
+
+    def __init__(
+        self,
+        env: Env,
+        limits: SyncLimits,
+        state: ArrayState,
+        others: frozenset[Life],
+        start_sectors: int,
+        merge_all: bool,
+        *,
+        term: int,
+        propose: Callable[[ArrayChange], None],
+    ) -> None:
+        sync = state.sync
+        assert sync is not None and 0 <= start_sectors <= end_sectors(state)
+        self._env, self._limits, self._state = env, limits, state
+        self._propose = propose
+        self._holds = Announcer(env, term, state, sync.serial, others)
+        self.array, self.serial, self.kind = state.uuid, sync.serial, sync.kind
+        self._end = end_sectors(state)
+        self._complete = max(start_sectors, sync.position_sectors)
+        self._phase = Phase.NEW
+        dirty = tuple(slot for slot in state.slots if slot.dirty)
+        everything = merge_all or self.kind is not SyncKind.BITMAP
+        self._to_merge = tuple(s for s in state.slots if s.life != env.me) if everything else dirty
+        self._dirty: tuple[Slot, ...] = dirty if self.kind is SyncKind.BITMAP else ()
+        self._to_zero = list(self._dirty)
+        self._bits_asked = 0
+        self._copying: tuple[int, int] | None = None
+        self._copied_since_ms = 0
+        self._due_ms = 0  # no new window before
+        self._size = limits.window_start_sectors
+        self._held_since_ms: dict[int, int] = {}  # window end -> when it was announced
+        self._started = False
+        self._stopping = False
+        self._tries = 0
+        self._hold_tries = 0
+        self._problem = ""
+        self._reasons: set[str] = set()
+        self._checkpoint_ms = env.now_ms
+        self._checkpointed = self._checkpoint_asked = sync.position_sectors
+        self._targets = self._copied_members(state)
+
+    # --- what the composer asks ------------------------------------------------------------
+
+    @property
+    def done(self) -> bool:
+        """The pass has ended (by its commit, or its premise is gone) or was stopped."""
+        return self._phase is Phase.OVER
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is being copied and nothing will be before `resume`: a node may join."""
+        resting = self._phase in (Phase.NEW, Phase.BITS, Phase.RUNNING, Phase.HALTED)
+        still = self._copying is None and not self._stopping
+        return self.done or (bool(self._reasons) and resting and still)
+
+    def progress(self) -> tuple[int, int]:
+        """Complete and flushed below the first, of the second, in positions (sectors)."""
+        return self._complete, self._end
+
+    def report(self) -> HoldReport:
+        """What this node knows, for its own Report; hold it here after `stop` (Holds.note)."""
+        return HoldReport(self.array, self.serial, 0, 0, self._complete)
+
+    def waiting(self) -> str:
+        """What the pass waits for, in words; '' while it simply copies."""
+        where = f"{self._state.name}: {self.kind} at {self._complete} of {self._end} sectors"
+        if self.done:
+            return ""
+        if self._tries >= TRIES_MAX:
+            return f"{where} failed {self._tries} times: {self._problem}; tried every minute"
+        if self._reasons:
+            return f"{where} waits: {'; '.join(sorted(self._reasons))}"
+        if self._phase is Phase.HALTED:
+            return f"{where} begins again soon" + (f": {self._problem}" if self._problem else "")
+        if not self._holds.confirmed and not self._copying:
+            return f"{where} waits for holds: {self._holds.missing()}"
+        if self._phase is Phase.RUNNING and self._env.now_ms < self._due_ms:
+            return f"{where} pauses {self._due_ms - self._env.now_ms} ms: {self._why_paused()}"
+        words = {
+            Phase.NEW: "has not begun",
+            Phase.BITS: "sets bits in the own slot" + (f": {self._problem}" * bool(self._problem)),
+            Phase.CLOSING: f"is complete; {self._why_paused()}: asks for the last ones again",
+            Phase.ZEROING: "zeroes the slots of dead nodes",
+            Phase.ENDING: "is complete; its end is being committed",
+        }
+        return f"{where} {words[self._phase]}" if self._phase in words else ""
+
+    def _why_paused(self) -> str:
+        return "holds were not confirmed in time" if self._hold_tries else "speed limit"
+
+    # --- the life of a pass ------------------------------------------------------------------
+
+    def begin(self) -> None:
+        assert self._phase is Phase.NEW
+        self._notify("sync_started")
+        self._holds.release_own(self._complete)
+        self._set_bits()
+
+    def suspend(self, why: str) -> None:
+        """Begin no new window from here on (a node joins, a failure is being committed)."""
+        self._reasons.add(why)
+        self._advance()
+
+    def resume(self, why: str) -> None:
+        """Undo `suspend` for this reason."""
+        self._reasons.discard(why)
+        self._advance()
+
+    def stop(self) -> None:
+        """This node is writer no more: copy nothing, tell nobody anything."""
+        if not self.done:
+            self._stop_copying()
+            self._finish()
+
+    def on_state(self, state: ArrayState) -> None:
+        """A newer state, committed and applied everywhere."""
+        if self.done:
+            return
+        if self._env.me not in state.running:
+            self.stop()
+            return
+        if state.sync is None or state.sync.serial != self.serial:
+            self._stop_copying()
+            self._holds.release_whole(self._complete)
+            self._notify("sync_finished")
+            self._finish()
+            return
+        self._state = state
+        self._checkpointed = max(self._checkpointed, state.sync.position_sectors)
+        targets = self._copied_members(state)
+        if targets != self._targets:
+            self._targets = targets
+            self._tries = 0
+            if self._phase in (Phase.BITS, Phase.RUNNING, Phase.HALTED):
+                self._halt(0)  # what is copied, and where bits lie, has changed
+
+    def on_gone(self, life: Life) -> None:
+        """It is fenced, or has left in order: nobody waits for it any more."""
+        if self._holds.gone(life):
+            self._confirmed()
+
+    def on_joined(self, life: Life) -> None:
+        """It runs the array now: it holds what is announced before the next step.
+
+        It may write as soon as it runs: `suspend` and wait for `idle` before the commit.
+        """
+        if not self.done:
+            self._holds.joined(life)
+
+    def _copied_members(self, state: ArrayState) -> frozenset[DeviceId]:
+        recovering = self.kind is SyncKind.RECOVER
+        return frozenset(
+            m.device
+            for m in state.members
+            if m.state is MemberState.IN_SYNC or (recovering and m.state is MemberState.RECOVERING)
+        )
+
+    def _finish(self) -> None:
+        self._phase = Phase.OVER
+        self._env.timers.cancel_all("resync", self.array)
+
+    def _notify(self, kind: str) -> None:
+        self._env.notify(
+            kind,
+            array=self._state.name,
+            sync=self.kind.value,
+            serial=self.serial,
+            complete_sectors=self._complete,
+            end_sectors=self._end,
+        )
+
+    def _key(self, what: str) -> TimerKey:
+        return ("resync", self.array, what)
+
+    def on_timer(self, key: TimerKey) -> None:
+        """A timer ("resync", array, what) of this array is due."""
+        if self.done:
+            return
+        if key[2] == "hold":
+            self._on_hold_timer()
+        elif self._phase is Phase.RUNNING:
+            self._advance()
+        elif self._phase in (Phase.HALTED, Phase.BITS):
+            self._set_bits()
+        elif self._phase is Phase.CLOSING:
+            self._close()
+        elif self._phase is Phase.ZEROING:
+            self._zero()
+        elif self._phase is Phase.ENDING:
+            self._propose_end()
+
+    def _backoff_ms(self, tries: int) -> int:
+        timing = self._env.timing
+        return min(timing.retry_min_ms << min(tries, 20), timing.retry_max_ms)
+
+    def _failed(self, problem: str) -> int:
+        """Take note of a failure; returns after how many ms to try again."""
+        self._problem = problem
+        self._tries += 1
+        if self._tries == TRIES_MAX:
+            self._env.notify("waiting", array=self._state.name, why=self.waiting())
+        stuck = self._tries >= TRIES_MAX
+        return STUCK_RETRY_MS if stuck else self._backoff_ms(self._tries - 1)
+
+    # --- bits --------------------------------------------------------------------------------
+
+    def _set_bits(self) -> None:
+        self._phase = Phase.BITS
+        if self._complete < self._end and self.kind is SyncKind.RESYNC:
+            lo, hi = hold_range(self._state, self._complete, self._end)
+            self._bits_asked += 1
+            self._env.emit(SetBits(self.array, self.serial, lo, hi))
+        elif self._by_bitmap:
+            self._bits_asked += 1
+            slots = tuple(slot.index for slot in self._to_merge)
+            self._env.emit(MergeBits(self.array, self.serial, slots))
+        else:
+            self._start()
+
+    @property
+    def _by_bitmap(self) -> bool:
+        """Whether clean ranges need no copying: not for a resync, nor for a new member."""
+        if self.kind is not SyncKind.RECOVER:
+            return self.kind is SyncKind.BITMAP
+        members = [m for m in self._state.members if m.state is MemberState.RECOVERING]
+        return all(m.by_bitmap for m in members)
+
+    def on_bits_set(self, event: BitsSet) -> None:
+        if event.serial != self.serial or not self._bits_asked:
+            return
+        self._bits_asked -= 1
+        if self._phase is not Phase.BITS or self._bits_asked:
+            return
+        if event.problem:
+            delay_ms = self._failed(f"bits could not be set: {event.problem}")
+            self._env.after(self._key("go"), delay_ms)
+            return
+        self._skip(event.next_dirty_sectors)
+        self._start()
+
+    def _skip(self, next_dirty_sectors: int) -> None:
+        if self._by_bitmap:
+            self._complete = max(self._complete, min(next_dirty_sectors, self._end))
+
+    def _start(self) -> None:
+        self._phase = Phase.RUNNING
+        if self._complete < self._end:
+            self._started = True
+            self._env.emit(StartSync(self.array, self.serial, self.kind, self._complete))
+        self._advance()
+
+    # --- windows -----------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Whatever comes next, as far as it may be done now."""
+        if self._phase is not Phase.RUNNING:
+            return
+        if self._copying is not None:
+            self._announce_ahead(self._copying)
+        elif self._reasons:
+            self._holds.release(self._complete)
+        elif self._env.now_ms < self._due_ms:
+            self._holds.release(self._complete)
+            self._env.timers.set(self._key("go"), self._due_ms)
+        elif self._complete >= self._end:
+            self._copied_all()
+        else:
+            self._next_window()
+
+    def _next_window(self) -> None:
+        lo, hi = self._holds.window
+        if hi <= self._complete:
+            self._announce(window_end(self._state, self._complete, self._size))
+        elif lo < self._complete and not self._holds.confirmed:
+            self._announce(hi)  # what is complete need not wait for the laggard
+        if self._holds.confirmed:
+            self._copy(self._holds.window[1])
+
+    def _announce(self, hi: int) -> None:
+        self._holds.announce(self._complete, hi)
+        self._held_since_ms = {e: t for e, t in self._held_since_ms.items() if e > self._complete}
+        self._held_since_ms[hi] = self._holds.since_ms
+
+    def _copy(self, hi: int) -> None:
+        lo_held, hi_held = self._holds.window
+        assert self._holds.confirmed and lo_held <= self._complete < hi <= hi_held
+        self._copying = (self._complete, hi)
+        self._copied_since_ms = self._env.now_ms
+        self._hold_tries = 0
+        self._env.emit(LimitSync(self.array, self.serial, hi))
+        self._announce_ahead(self._copying)
+
+    def _announce_ahead(self, copying: tuple[int, int]) -> None:
+        """Release what is complete; at full speed announce the next window as well."""
+        lo, hi = self._holds.window
+        ahead = hi
+        if hi == copying[1] and not self._limits.speed_max_kib and not self._reasons:
+            ahead = window_end(self._state, hi, self._size)
+        if (copying[0], ahead) != (lo, hi):
+            self._announce(ahead)
+
+    def on_sync_reached(self, event: SyncReached) -> None:
+        if event.serial != self.serial or self._copying is None:
+            return
+        (lo, hi), self._copying = self._copying, None
+        if self._phase is Phase.HALTED:
+            self._rest()
+        if self._phase is not Phase.RUNNING:
+            return
+        if problem := _step_problem(event, hi):
+            self._halt(self._failed(problem))
+            return
+        self._tries, self._problem = 0, ""
+        self._adapt(lo, hi)
+        self._complete = hi
+        self._skip(event.next_dirty_sectors)
+        self._notify("sync_moved")
+        self._checkpoint()
+        self._advance()
+
+    def _adapt(self, lo: int, hi: int) -> None:
+        now_ms = self._env.now_ms
+        held_ms = now_ms - self._held_since_ms.pop(hi, self._copied_since_ms)
+        target_ms = self._env.timing.hold_target_ms
+        self._size = adapted(self._size, hi - lo, held_ms, target_ms, self._limits)
+        self._due_ms = self._copied_since_ms + pace_ms(hi - lo, self._limits.speed_max_kib)
+
+    def _checkpoint(self) -> None:
+        now_ms = self._env.now_ms
+        pending = self._checkpointed < self._checkpoint_asked
+        wait_ms = self._env.timing.checkpoint_ms * (CHECKPOINT_PATIENCE if pending else 1)
+        if now_ms - self._checkpoint_ms < wait_ms:
+            return
+        if self._checkpointed < self._complete < self._end:
+            self._checkpoint_ms, self._checkpoint_asked = now_ms, self._complete
+            self._propose(Checkpoint(self.array, self.serial, self._complete))
+
+    def _halt(self, delay_ms: int) -> None:
+        """Stop copying; then, after a pause, begin again at what is complete."""
+        self._phase = Phase.HALTED
+        self._due_ms = self._env.now_ms + delay_ms
+        self._stop_copying()
+        self._rest()
+
+    def _stop_copying(self) -> None:
+        if self._started:
+            self._started = False
+            self._stopping = True
+            self._env.emit(StopSync(self.array, self.serial))
+
+    def on_sync_stopped(self, event: SyncStopped) -> None:
+        if event.serial == self.serial:
+            self._stopping = False
+            if self._phase is Phase.HALTED:
+                self._rest()
+
+    def _rest(self) -> None:
+        """Holds are given up only when nothing is being copied any more."""
+        if not self._stopping and self._copying is None:
+            self._holds.release(self._complete)
+            self._env.timers.set(self._key("go"), self._due_ms)
+
+    # --- holds -------------------------------------------------------------------------------
+
+    def on_hold_ack(self, sender: Life, msg: HoldAck) -> None:
+        if self._holds.on_ack(sender, msg):
+            self._confirmed()
+
+    def _confirmed(self) -> None:
+        if self._phase is Phase.CLOSING:
+            self._propose_end()
+        else:
+            self._advance()
+
+    def _on_hold_timer(self) -> None:
+        may_let_go = self._copying is None and self._phase in (Phase.RUNNING, Phase.CLOSING)
+        if self._holds.overdue and may_let_go:
+            self._give_up_holds()
+        else:
+            self._holds.ask_again()
+
+    def _give_up_holds(self) -> None:
+        """Nobody's writes wait for a node that does not answer: let go, try again later."""
+        self._env.notify("waiting", array=self._state.name, why=self.waiting())
+        self._due_ms = self._env.now_ms + self._backoff_ms(self._hold_tries)
+        self._hold_tries += 1
+        if self._phase is Phase.CLOSING:
+            self._holds.release_whole(self._complete)
+        else:
+            self._holds.release(self._complete)
+        self._env.timers.set(self._key("go"), self._due_ms)
+
+    # --- the end -----------------------------------------------------------------------------
+
+    def _copied_all(self) -> None:
+        self._stop_copying()
+        self._env.timers.cancel(self._key("go"))
+        self._hold_tries = 0
+        if self.kind is SyncKind.RECOVER:
+            self._close()
+            return
+        self._holds.release(self._complete)
+        if self.kind is SyncKind.BITMAP:
+            self._zero()
+        else:
+            self._propose_end()
+
+    def _close(self) -> None:
+        """Everybody holds everything, this node as well, while the members are taken in."""
+        self._phase = Phase.CLOSING
+        self._holds.announce_whole(self._end)
+
+    def _zero(self) -> None:
+        self._phase = Phase.ZEROING
+        if self._to_zero:
+            slot = self._to_zero[0]
+            self._env.emit(ZeroSlot(self.array, slot.life, slot.index))
+        else:
+            self._propose_end()
+
+    def on_slot_zeroed(self, event: SlotZeroed) -> None:
+        if self._phase is not Phase.ZEROING or not self._to_zero:
+            return
+        if event.life != self._to_zero[0].life:
+            return
+        if event.problem:
+            delay_ms = self._failed(f"slot of {event.life.node} not zeroed: {event.problem}")
+            self._env.after(self._key("go"), delay_ms)
+            return
+        self._tries, self._problem = 0, ""
+        del self._to_zero[0]
+        self._zero()
+
+    def _propose_end(self) -> None:
+        """Proposed again with backoff until `on_state` shows the end."""
+        self._phase = Phase.ENDING
+        self._propose(EndSync(self.array, self.serial, tuple(s.life for s in self._dirty)))
+        self._env.after(self._key("go"), self._env.timing.retry_max_ms)
+
+
+def _step_problem(event: SyncReached, hi: int) -> str:
+    """Why the window up to `hi` is not complete ('' if it is)."""
+    if event.problem:
+        return event.problem
+    if event.position_sectors != hi:
+        return f"copied up to {event.position_sectors} instead of {hi}"
+    if event.copied_sectors != event.planned_sectors:
+        return f"{event.copied_sectors} sectors copied of {event.planned_sectors} planned"
+    return ""

@@ -1,0 +1,72 @@
+"""Changes of the voter set. Pure: change -> new set, or why not.
+
+Rules of this file: one voter comes or goes per change, so that any majority of the old set
+meets any majority of the new one (Ongaro 2014, section 4.1); the last voter never goes; a
+UUID is bound to at most one line.
+"""
+
+from dataclasses import replace
+
+from mdcluster.core.arrays import Refused
+from mdcluster.core.model import (
+    NODES_MAX,
+    AddVoter,
+    BindVoter,
+    ClusterState,
+    RemoveVoter,
+    Voter,
+    VoterChange,
+)
+
+
+def change_voters(state: ClusterState, change: VoterChange) -> ClusterState | Refused:
+    """The voter set after the change, the same object if it changes nothing, or a refusal."""
+    if isinstance(change, AddVoter):
+        return _add(state, change)
+    if isinstance(change, RemoveVoter):
+        return _remove(state, change)
+    return _bind(state, change)
+
+
+def _add(state: ClusterState, change: AddVoter) -> ClusterState | Refused:
+    present = state.named(change.name)
+    if present is not None:
+        return _with(state, replace(present, priority=change.priority))
+    if len(state.voters) >= NODES_MAX:
+        return Refused(f"cannot add {change.name}: {NODES_MAX} voters are the most there can be")
+    voters = (*state.voters, Voter(change.name, None, change.priority))
+    return replace(state, voters=voters)
+
+
+def _remove(state: ClusterState, change: RemoveVoter) -> ClusterState | Refused:
+    if state.named(change.name) is None:
+        return state
+    if len(state.voters) == 1:
+        return Refused(f"cannot remove {change.name}: it is the last voter")
+    return replace(state, voters=tuple(v for v in state.voters if v.name != change.name))
+
+
+def _bind(state: ClusterState, change: BindVoter) -> ClusterState | Refused:
+    voter = state.named(change.name)
+    if voter is None:
+        return Refused(f"cannot bind {change.node}: there is no voter {change.name}")
+    if voter.node == change.node:
+        return state
+    elsewhere = state.voter(change.node)
+    if elsewhere is not None:
+        return Refused(
+            f"cannot bind {change.node} to {change.name}: it is {elsewhere.name} already"
+        )
+    if voter.node is not None and not change.replace:
+        return Refused(
+            f"{change.name} is bound to {voter.node}; if that node's state directory is lost for "
+            f"good, re-admit it with 'mdcadm --admit {change.name}'"
+        )
+    return _with(state, replace(voter, node=change.node))
+
+
+def _with(state: ClusterState, voter: Voter) -> ClusterState:
+    if state.named(voter.name) == voter:
+        return state
+    voters = tuple(voter if v.name == voter.name else v for v in state.voters)
+    return replace(state, voters=voters)

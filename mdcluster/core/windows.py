@@ -1,0 +1,74 @@
+"""The arithmetic of resync windows: how large, up to where, how often. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mdcluster.core.geometry import end_sectors
+from mdcluster.core.messages import HoldReport
+from mdcluster.core.model import ArrayState
+
+_ALIGN_SECTORS = 8
+"""A 4 KiB page: md copies no less."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncLimits:
+    """Bounds of a window, in sectors, and of the speed, in KiB/s (0: as fast as it goes)."""
+
+    window_min_sectors: int = 2 * 2048
+    window_max_sectors: int = 32 * 2048
+    window_start_sectors: int = 8 * 2048
+    speed_max_kib: int = 0
+
+
+def window_end(state: ArrayState, lo_sectors: int, size_sectors: int) -> int:
+    """Where a window of about this size that begins at `lo` ends.
+
+    At whole chunks of the bitmap if the window has room for one, else at whole chunks of the
+    array (md takes no other sync_max); at the end of the array at the latest.
+    """
+    grain = max(state.chunk_sectors, _ALIGN_SECTORS)
+    if state.level == 1 and size_sectors >= state.bitmap_chunk_sectors:
+        grain = state.bitmap_chunk_sectors
+    hi = (lo_sectors + size_sectors) // grain * grain
+    if hi <= lo_sectors:
+        hi = (lo_sectors // grain + 1) * grain
+    return min(hi, end_sectors(state))
+
+
+def adapted(
+    size_sectors: int, window_sectors: int, held_ms: int, target_ms: int, limits: SyncLimits
+) -> int:
+    """The size of the next windows, after one of `window_sectors` was held for `held_ms`.
+
+    Proportional, at most half or a quarter more at once; a window that happened to be short
+    (the end of the array, a clean range) does not let the next ones grow.
+    """
+    ideal = window_sectors * target_ms // max(held_ms, 1)
+    bounded = max(size_sectors // 2, min(ideal, size_sectors * 5 // 4))
+    if window_sectors < size_sectors:
+        bounded = size_sectors if held_ms <= target_ms else min(bounded, size_sectors)
+    return max(limits.window_min_sectors, min(bounded, limits.window_max_sectors))
+
+
+def pace_ms(window_sectors: int, speed_max_kib: int) -> int:
+    """How long a window of this size has to last so that the speed is kept; 0: no limit."""
+    return window_sectors * 500 // speed_max_kib if speed_max_kib else 0
+
+
+def resume_point(
+    state: ArrayState, reports: Iterable[HoldReport], own: HoldReport | None = None
+) -> int:
+    """Where a new writer goes on: the highest position that anybody knows to be complete.
+
+    That is the committed checkpoint, or what the writer before told any node of the same
+    pass (it tells so only after all before it was copied and flushed).
+    """
+    sync = state.sync
+    if sync is None:
+        return 0
+    complete = sync.position_sectors
+    for report in (*reports, own):
+        if report and (report.array, report.serial) == (state.uuid, sync.serial):
+            complete = max(complete, report.complete_sectors)
+    return min(complete, end_sectors(state))
