@@ -274,7 +274,8 @@ class Election:
         if not self._ledger.formed and lines_digest != self.lines_digest:
             return "clusterips differs between the two nodes, and no cluster is formed yet"
         if self.withheld:
-            return f"withholds its vote for {self.withhold_until_ms - self._env.now_ms} ms after its start"
+            left_ms = self.withhold_until_ms - self._env.now_ms
+            return f"withholds its vote for {left_ms} ms after its start"
         named = transfer != 0 and transfer == self._ledger.term
         if self.sticky and not named:
             return f"follows {self._name(self.writer or self._env.me.node)}"

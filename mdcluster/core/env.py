@@ -10,7 +10,7 @@ from mdcluster.core.model import Life, NodeId
 from mdcluster.core.timing import Timing
 
 TimerKey = tuple[str, ...]
-"""First the part that owns the timer ('election', 'beat', 'commit', 'resync' ...), then what for."""
+"""First the part that owns the timer ('election', 'beat', 'commit' ...), then what for."""
 
 
 class Timers:

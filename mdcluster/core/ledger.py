@@ -77,7 +77,7 @@ class Ledger:
         return True
 
     def note_projected(self, key: str, stamp: Stamp) -> None:
-        """Every writable member's superblock is at least at `stamp` (persisted with the next entry)."""
+        """Every writable member's superblock is at least there; persisted with the next entry."""
         if stamp > self.projected.get(key, ZERO):
             self.projected[key] = stamp
 

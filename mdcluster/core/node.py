@@ -607,9 +607,8 @@ class Node:
             if not self._spectator and not self.election.is_voter and self.ledger.formed:
                 self._leave_all("this node is no voter of the cluster any more")
             return
-        if isinstance(entry.state, ArrayState):
-            if self._runs_here(entry.state):
-                self._left.pop(entry.state.uuid, None)
+        if isinstance(entry.state, ArrayState) and self._runs_here(entry.state):
+            self._left.pop(entry.state.uuid, None)
 
     def _on_released_here(self, state: ArrayState) -> None:
         """All listed nodes have applied this state."""

@@ -46,7 +46,7 @@ def adapted(
     """
     ideal = window_sectors * target_ms // max(held_ms, 1)
     bounded = max(size_sectors // 2, min(ideal, size_sectors * 5 // 4))
-    if window_sectors < size_sectors:
+    if 2 * window_sectors < size_sectors:
         bounded = size_sectors if held_ms <= target_ms else min(bounded, size_sectors)
     return max(limits.window_min_sectors, min(bounded, limits.window_max_sectors))
 

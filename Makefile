@@ -1,0 +1,49 @@
+# mdcluster: `make help` lists what can be done here.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+SEEDS  ?= 1000
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint unit scenarios cluster sim bench tools clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+demo: $(READY) ## three daemons, a RAID1, a resync taken over: watch it (under 40 s)
+	@$(BIN)/python -m tests.demo
+
+test: tools $(READY) lint unit scenarios cluster sim ## everything that CI runs
+
+lint: $(READY) ## formatting, linter, strict types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+unit: $(READY) ## pure functions, codecs, formats, drivers
+	$(BIN)/pytest -q tests/unit
+
+scenarios: $(READY) ## several cores, step by step (REWRITE=1 rewrites what they print)
+	$(BIN)/pytest -q tests/scenarios $(if $(REWRITE),--rewrite)
+
+cluster: $(READY) ## real daemons, real sockets, real files
+	$(BIN)/pytest -q tests/cluster
+
+sim: $(READY) ## SEEDS=N simulated clusters, or REPLAY=seed to see one in words
+	$(BIN)/python -m tests.sim.run $(if $(REPLAY),--replay $(REPLAY),--seeds $(SEEDS))
+
+bench: $(READY) ## the figures of docs/PERFORMANCE.md
+	$(BIN)/python -m tests.bench
+
+tools: ## the tools that tests compare with: installed if root, named if not
+	@tests/need-tools.sh mdadm:mdadm qemu-io:qemu-utils nbdinfo:libnbd-bin strace:strace
+
+$(READY): setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+clean: ## remove what was built here
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
