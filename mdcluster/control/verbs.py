@@ -1,0 +1,181 @@
+"""What can be asked of the daemon: each verb and its arguments.
+
+One class for the arguments of each verb (:data:`ARGS`); the data of the answers are in
+:mod:`mdcluster.control.arrays` and :mod:`mdcluster.control.status`. All are named tuples: making
+a dataclass takes seven times as long, and the client starts anew for each command.
+
+Sizes are in sectors of 512 bytes. Arrays are named as people do: name, UUID or ``/dev/md/NAME``;
+devices by path, device UUID, or mdadm's words ``failed``, ``faulty``, ``detached``, ``missing``;
+nodes by name or UUID.
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+from mdcluster.control.errors import ProtocolError
+from mdcluster.control.protocol import Request
+from mdcluster.control.shape import build, plain
+
+MISSING = "missing"
+"""In place of a device of ``create``: this role has no member yet."""
+
+
+class Verb(StrEnum):
+    """What can be asked for."""
+
+    STATUS = "status"
+    ARRAYS = "arrays"
+    DETAIL = "detail"
+    MDSTAT = "mdstat"
+    WHY = "why"
+    WAIT = "wait"
+    EVENTS = "events"
+    CREATE = "create"
+    ASSEMBLE = "assemble"
+    STOP = "stop"
+    FAIL = "fail"
+    REMOVE = "remove"
+    ADD = "add"
+    READD = "readd"
+    TRANSFER = "transfer"
+    FENCE_ACK = "fence_ack"
+    ADMIT = "admit"
+    RELOAD = "reload"
+
+
+# --- arguments ---------------------------------------------------------------------------
+
+
+class NoArgs(NamedTuple):
+    """Nothing to say."""
+
+
+class ArrayArgs(NamedTuple):
+    """For detail and wait."""
+
+    array: str
+
+
+class EventsArgs(NamedTuple):
+    """kinds: only these; empty for all."""
+
+    kinds: tuple[str, ...] = ()
+
+
+class CreateArgs(NamedTuple):
+    """``None`` for what the daemon is to choose.
+
+    The first ``raid_disks`` of ``devices`` take the roles 0, 1, ... (``missing``: none yet), the
+    rest are spares. run: go on where a device looks as if it were in use by something else.
+    """
+
+    proposal: str
+    name: str
+    level: int
+    raid_disks: int
+    devices: tuple[str, ...]
+    spare_disks: int = 0
+    layout: int | None = None
+    chunk_sectors: int | None = None
+    size_sectors: int | None = None
+    bitmap: str = "internal"
+    bitmap_chunk_sectors: int | None = None
+    uuid: str | None = None
+    assume_clean: bool = False
+    force: bool = False
+    run: bool = False
+
+
+class AssembleArgs(NamedTuple):
+    """devices: take these only (empty: as found). uuid: refuse if the array has another one.
+
+    run: start even if degraded. force: take members that are out of date.
+    """
+
+    proposal: str
+    array: str
+    devices: tuple[str, ...] = ()
+    uuid: str | None = None
+    force: bool = False
+    run: bool = False
+
+
+class StopArgs(NamedTuple):
+    """The array stops on all nodes."""
+
+    proposal: str
+    array: str
+
+
+class MemberArgs(NamedTuple):
+    """For fail, remove, add, readd."""
+
+    proposal: str
+    array: str
+    device: str
+    force: bool = False
+
+
+class NodeArgs(NamedTuple):
+    """For transfer, fence_ack, admit."""
+
+    proposal: str
+    node: str
+
+
+class ReloadArgs(NamedTuple):
+    """Configuration is read again."""
+
+    proposal: str
+
+
+Args = (
+    NoArgs
+    | ArrayArgs
+    | EventsArgs
+    | CreateArgs
+    | AssembleArgs
+    | StopArgs
+    | MemberArgs
+    | NodeArgs
+    | ReloadArgs
+)
+
+ARGS: dict[Verb, type[Args]] = {
+    Verb.STATUS: NoArgs,
+    Verb.ARRAYS: NoArgs,
+    Verb.DETAIL: ArrayArgs,
+    Verb.MDSTAT: NoArgs,
+    Verb.WHY: NoArgs,
+    Verb.WAIT: ArrayArgs,
+    Verb.EVENTS: EventsArgs,
+    Verb.CREATE: CreateArgs,
+    Verb.ASSEMBLE: AssembleArgs,
+    Verb.STOP: StopArgs,
+    Verb.FAIL: MemberArgs,
+    Verb.REMOVE: MemberArgs,
+    Verb.ADD: MemberArgs,
+    Verb.READD: MemberArgs,
+    Verb.TRANSFER: NodeArgs,
+    Verb.FENCE_ACK: NodeArgs,
+    Verb.ADMIT: NodeArgs,
+    Verb.RELOAD: ReloadArgs,
+}
+
+
+def parse_args(request: Request) -> Args:
+    """The checked arguments of a request; :class:`ProtocolError` for an unknown verb too."""
+    if request.verb not in tuple(Verb):
+        raise ProtocolError(f"unknown verb {request.verb[:80]!r}; the verbs are: {', '.join(Verb)}")
+    return build(ARGS[Verb(request.verb)], request.args, request.verb)
+
+
+def request_of(number: int, verb: Verb, args: Args) -> Request:
+    """The request that carries these arguments."""
+    assert isinstance(args, ARGS[verb]), (verb, args)
+    return Request(number, verb, plain(args))
+
+
+def changes(args: Args) -> bool:
+    """Whether the verb changes something, so that a retry carries the same proposal id."""
+    return hasattr(args, "proposal")

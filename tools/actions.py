@@ -1,0 +1,248 @@
+"""What ``mdcadm`` changes: each command as requests to the local daemon, and mdadm's messages.
+
+Every change carries a proposal id made here, so that a repeated request is executed once.
+Source of the messages: mdadm 4.2, Create.c, Assemble.c, Manage.c.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Final
+
+from mdcluster.control.arrays import ArrayBrief, ArrayList, Started
+from mdcluster.control.client import Client, RefusedError
+from mdcluster.control.protocol import Reply
+from mdcluster.control.shape import build
+from mdcluster.control.verbs import (
+    Args,
+    AssembleArgs,
+    CreateArgs,
+    MemberArgs,
+    NoArgs,
+    NodeArgs,
+    ReloadArgs,
+    StopArgs,
+    Verb,
+)
+
+from . import values
+from .command import Command, Step
+from .options import Mode
+from .output import Output, device_of
+
+_MEMBER_VERBS: Final = {
+    "fail": (Verb.FAIL, "set {device} faulty in {array}"),
+    "remove": (Verb.REMOVE, "hot removed {device} from {array}"),
+    "add": (Verb.ADD, "added {device}"),
+    "re-add": (Verb.READD, "re-added {device}"),
+}
+_NODE_VERBS: Final = {
+    "transfer": (Verb.TRANSFER, "{node} is the writer now."),
+    "fence-ack": (Verb.FENCE_ACK, "{node} counts as fenced."),
+    "admit": (Verb.ADMIT, "{node} is admitted."),
+}
+
+
+class Changer:
+    """Carries out the changes of one command line and collects what came of them."""
+
+    def __init__(self, command: Command, client: Client, output: Output) -> None:
+        self._command = command
+        self._client = client
+        self._output = output
+        self._said = ""
+        self.results: list[dict[str, object]] = []
+
+    def run(self) -> int:
+        """The exit code; a refusal ends it, and what was done before stays done."""
+        try:
+            return _MODES[self._command.mode](self)
+        except RefusedError as error:
+            self._refused(self._command.array, error)
+            return 1
+        finally:
+            if self._command.has("json"):
+                self._output.print_json({"results": self.results})
+
+    # --- modes -----------------------------------------------------------------------
+
+    def create(self) -> int:
+        args = create_args(self._command)
+        device = device_of(args.name)
+        self._change(Verb.CREATE, args, f"array {device} started.", array=args.name)
+        return 0
+
+    def assemble(self) -> int:
+        command = self._command
+        if not command.has("scan"):
+            self._start(command.array, command.devices)
+            return 0
+        code = 0
+        for name in self._to_assemble():
+            try:
+                self._start(name, ())
+            except RefusedError as error:
+                self._refused(name, error)
+                code = 1
+        return code
+
+    def manage(self) -> int:
+        array, force = self._command.array, self._command.has("force")
+        for step in self._command.steps:
+            verb, text = _MEMBER_VERBS[step.action]
+            args = MemberArgs(proposal(), array, step.device, force)
+            text = text.format(device=step.device, array=device_of(array))
+            self._change(verb, args, text, array=array, device=step.device)
+        if self._command.has("run"):
+            self._start(array, (), run=True)
+        if self._command.has("stop"):
+            self._stop(array)
+        return 0
+
+    def misc(self) -> int:
+        code = 0
+        for step in self._command.steps:
+            try:
+                self._misc_step(step)
+            except RefusedError as error:
+                self._refused(step.device, error)
+                code = 1
+        return code
+
+    def _misc_step(self, step: Step) -> None:
+        if step.action == "stop":
+            names = [step.device] if step.device else self._active()
+            for name in names:
+                self._stop(name)
+        elif step.action == "run":
+            self._start(step.device, (), run=True)
+        elif step.action == "reload":
+            self._change(Verb.RELOAD, ReloadArgs(proposal()), "configuration read again.")
+        else:
+            verb, text = _NODE_VERBS[step.action]
+            args = NodeArgs(proposal(), step.device)
+            self._change(verb, args, text.format(node=step.device), node=step.device)
+
+    # --- single changes --------------------------------------------------------------
+
+    def _start(self, array: str, devices: tuple[str, ...], run: bool = False) -> None:
+        given = self._command.given
+        args = AssembleArgs(
+            proposal(),
+            array,
+            devices,
+            values.uuid(given["uuid"]) if "uuid" in given else None,
+            self._command.has("force"),
+            run or self._command.has("run"),
+        )
+        reply = self._send(Verb.ASSEMBLE, args)
+        self._done(Verb.ASSEMBLE, reply, started_text(array, reply), array=array)
+
+    def _stop(self, array: str) -> None:
+        self._change(
+            Verb.STOP, StopArgs(proposal(), array), f"stopped {device_of(array)}", array=array
+        )
+
+    def _change(self, verb: Verb, args: Args, text: str, **what: str) -> None:
+        self._done(verb, self._send(verb, args), text, **what)
+
+    def _send(self, verb: Verb, args: Args) -> Reply:
+        return self._client.call(verb, args, self._waiting)
+
+    def _done(self, verb: Verb, reply: Reply, text: str, **what: str) -> None:
+        """mdadm's message, and what the daemon adds to it."""
+        self.results.append({"action": verb, **what, "state": reply.state, "text": reply.text})
+        self._output.say(text)
+        if reply.text and self._command.verbosity > 0:
+            self._output.say(reply.text)
+
+    def _refused(self, name: str, error: RefusedError) -> None:
+        self.results.append(
+            {"action": error.verb, "array": name, "state": "refused", "text": str(error)}
+        )
+        self._output.error(str(error))
+
+    def _waiting(self, reply: Reply) -> None:
+        """Say what it waits for, once for each reason."""
+        if reply.text and reply.text != self._said:
+            self._said = reply.text
+            self._output.say(f"waiting: {reply.text}")
+
+    # --- which arrays ----------------------------------------------------------------
+
+    def _arrays(self) -> tuple[ArrayBrief, ...]:
+        return self._client.ask(Verb.ARRAYS, NoArgs(), ArrayList).arrays
+
+    def _active(self) -> list[str]:
+        return [array.name for array in self._arrays() if array.active]
+
+    def _to_assemble(self) -> list[str]:
+        """Names for --assemble --scan: those given, or all that are not meant to run yet."""
+        if self._command.steps:
+            return list(self._command.devices)
+        given = self._command.given
+        if "uuid" in given:
+            return [values.uuid(given["uuid"])]
+        if "name" in given:
+            return [given["name"]]
+        arrays = self._arrays()
+        if not arrays:
+            raise values.UsageError("No arrays found in the cluster", 1)
+        return [array.name for array in arrays if not array.active]
+
+
+_MODES: Final = {
+    Mode.CREATE: Changer.create,
+    Mode.ASSEMBLE: Changer.assemble,
+    Mode.MANAGE: Changer.manage,
+    Mode.MISC: Changer.misc,
+}
+
+
+def proposal() -> str:
+    """A fresh id: the same change asked for again under it is not made again."""
+    return str(uuid.uuid4())
+
+
+def create_args(command: Command) -> CreateArgs:
+    """The request for a checked --create."""
+    given = command.given
+    level = values.level(given["level"])
+    layout = values.raid10_layout(given["layout"]) if "layout" in given else None
+    bitmap_chunk = given.get("bitmap-chunk")
+    return CreateArgs(
+        proposal=proposal(),
+        name=command.array,
+        level=level,
+        raid_disks=values.count(given["raid-devices"], "raid devices", 1),
+        devices=command.devices,
+        spare_disks=values.count(given.get("spare-devices", "0"), "spare-devices", 0),
+        layout=layout,
+        chunk_sectors=values.chunk_sectors(given["chunk"]) if "chunk" in given else None,
+        size_sectors=values.device_sectors(given["size"]) if "size" in given else None,
+        bitmap=values.bitmap(given.get("bitmap", "internal")),
+        bitmap_chunk_sectors=values.bitmap_chunk_sectors(bitmap_chunk) if bitmap_chunk else None,
+        uuid=values.uuid(given["uuid"]) if "uuid" in given else None,
+        assume_clean=command.has("assume-clean"),
+        force=command.has("force"),
+        run=command.has("run"),
+    )
+
+
+def started_text(array: str, reply: Reply) -> str:
+    """``/dev/md/x has been started with 1 drive (out of 2) and 1 spare.`` (Assemble.c)."""
+    if reply.data is None:
+        return f"{device_of(array)} has been started."
+    started = build(Started, reply.data, "answer to assemble", strict=False)
+    text = (
+        f"{device_of(started.name)} has been started with {_plural(started.active_disks, 'drive')}"
+    )
+    if started.active_disks < started.raid_disks:
+        text += f" (out of {started.raid_disks})"
+    if started.spare_disks:
+        text += f" and {_plural(started.spare_disks, 'spare')}"
+    return text + "."
+
+
+def _plural(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -1,0 +1,181 @@
+"""What a command line must hold as a whole: nothing missing, nothing that contradicts.
+
+Source of the rules and their words: mdadm 4.2, mdadm.c, Create.c, Manage.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from . import values
+from .command import KEYWORDS, LONE_ACTIONS, MEMBER_ACTIONS, MISC_ACTIONS, Command, Step
+from .options import Mode
+from .values import UsageError
+
+
+def check_formats(command: Command, actions: set[str]) -> None:
+    """Which output options go with what, and which exclude each other."""
+    formats = [name for name in ("brief", "export", "json") if command.has(name)]
+    if len(formats) > 1:
+        first, second = formats[:2]
+        raise UsageError(f"--{first} and --{second} contradict each other: give one of them")
+    for name in ("brief", "export"):
+        if command.has(name) and not actions <= {"detail", "examine"}:
+            raise UsageError(f"--{name} is only meaningful with --detail or --examine")
+    if command.has("run") and command.has("stop"):
+        raise UsageError("Cannot both Stop and Run an array")
+
+
+def check_misc(command: Command, action: str) -> None:
+    if not action:
+        raise UsageError("no action given in --misc mode, as --detail")
+    for name, actions in (
+        ("test", ("detail",)),
+        ("config", ("check-timing",)),
+        ("metadata", ("examine",)),
+        ("scan", MISC_ACTIONS),
+    ):
+        if command.has(name) and action not in actions:
+            places = " or ".join(f"--{one}" for one in actions)
+            raise UsageError(f"--{name} is only meaningful with {places}")
+    if command.has("metadata"):
+        values.metadata(command.given["metadata"])
+    if action in LONE_ACTIONS:
+        command.steps = (Step(action, ""),)
+    elif action in MISC_ACTIONS and not command.steps:
+        if action == "examine":
+            raise UsageError("No devices to examine")
+        if not command.has("scan") or action == "run":
+            raise UsageError("No devices given.")
+        command.steps = (Step(action, ""),)
+    elif command.has("scan") and action == "stop":
+        raise UsageError("--stop not meaningful with both --scan and a device name.")
+    if action in MISC_ACTIONS and action != "examine":
+        command.steps = tuple(
+            Step(step.action, step.device and values.array_name(step.device))
+            for step in command.steps
+        )
+
+
+def _check_create(command: Command) -> None:
+    given = command.given
+    if "raid-devices" not in given:
+        raise UsageError("no raid-devices specified.", 1)
+    if "level" not in given:
+        raise UsageError("a RAID level is needed to create an array.", 1)
+    level = values.level(given["level"])
+    disks = values.count(given["raid-devices"], "raid devices", 1)
+    spares = values.count(given.get("spare-devices", "0"), "spare-devices", 0)
+    if disks == 1 and "force" not in given:
+        raise UsageError(
+            "'1' is an unusual number of drives for an array, so it is probably a mistake. "
+            "If you really mean it you will need to specify --force."
+        )
+    if level == 1 and "chunk" in given:
+        raise UsageError("specifying chunk size is forbidden for this level", 1)
+    if level == 1 and "layout" in given:
+        raise UsageError("layout not meaningful for raid1 arrays.")
+    if level == 10 and disks < 2:
+        raise UsageError("at least 2 raid-devices needed for level 10", 1)
+    _check_create_values(given)
+    _check_create_devices(command, disks, spares)
+    if "name" in given and values.new_name(given["name"]) != command.array:
+        raise UsageError(
+            f"--name={given['name']} and the array {command.array} contradict each other: "
+            "an array's device is /dev/md/ and its name"
+        )
+    values.new_name(command.array)
+
+
+def _check_create_values(given: dict[str, str]) -> None:
+    for name, check in (
+        ("chunk", values.chunk_sectors),
+        ("layout", values.raid10_layout),
+        ("size", values.device_sectors),
+        ("bitmap", values.bitmap),
+        ("bitmap-chunk", values.bitmap_chunk_sectors),
+        ("metadata", values.metadata),
+        ("uuid", values.uuid),
+    ):
+        if name in given:
+            check(given[name])
+    if given.get("bitmap") == "none" and "bitmap-chunk" in given:
+        raise UsageError("--bitmap=none and --bitmap-chunk contradict each other: give one of them")
+
+
+def _check_create_devices(command: Command, disks: int, spares: int) -> None:
+    devices = command.devices
+    if len(devices) > disks + spares:
+        raise UsageError(
+            f"You have listed more devices ({len(devices)}) than are in the array"
+            f"({disks + spares})!",
+            1,
+        )
+    if len(devices) < disks + spares:
+        raise UsageError(
+            "You haven't given enough devices (real or missing) to create this array: "
+            f"{len(devices)} of {disks + spares}",
+            1,
+        )
+    if all(device == "missing" for device in devices[:disks]):
+        raise UsageError("Subdevs can't be all missing", 1)
+    if "missing" in devices[disks:]:
+        raise UsageError("a spare cannot be 'missing': give fewer spare-devices", 1)
+    _no_doubles([device for device in devices if device != "missing"])
+
+
+def _check_assemble(command: Command) -> None:
+    given = command.given
+    if "bitmap" in given:
+        raise UsageError(
+            "no need to specify --bitmap when assembling: every member has its bitmaps"
+        )
+    for name, check in (("uuid", values.uuid), ("metadata", values.metadata)):
+        if name in given:
+            check(given[name])
+    if command.has("scan"):
+        command.steps = tuple(
+            Step("array", values.array_name(step.device)) for step in command.steps
+        )
+        if ("uuid" in given or "name" in given) and command.steps:
+            raise UsageError("--scan with --uuid or --name takes no device name")
+        return
+    if "missing" in command.devices:
+        raise UsageError("'missing' only meaningful with --create and --re-add")
+    _no_doubles(command.devices)
+    if "name" in given and values.new_name(given["name"]) != command.array:
+        raise UsageError(
+            f"--name={given['name']} and the array {command.array} contradict each other: "
+            "an array's device is /dev/md/ and its name"
+        )
+
+
+def _check_manage(command: Command) -> None:
+    if not command.steps and not command.has("stop") and not command.has("run"):
+        raise UsageError(f"nothing to do with {command.array}: give --add, --remove or --fail")
+    words = {word for keywords in KEYWORDS.values() for word in keywords} | {"missing"}
+    for step in command.steps:
+        if step.device in words and step.device not in KEYWORDS[step.action]:
+            fit = " or ".join(f"--{a}" for a, known in KEYWORDS.items() if step.device in known)
+            raise UsageError(
+                f"'{step.device}' only meaningful with {fit}, not --{step.action}; "
+                f"a file of that name is ./{step.device}"
+            )
+    for action in MEMBER_ACTIONS:
+        _no_doubles([step.device for step in command.steps if step.action == action])
+
+
+def _no_doubles(devices: Sequence[str]) -> None:
+    seen = set()
+    for device in devices:
+        if device in seen:
+            raise UsageError(f"device {device} is given twice")
+        seen.add(device)
+
+
+BY_MODE: Final = {
+    Mode.CREATE: _check_create,
+    Mode.ASSEMBLE: _check_assemble,
+    Mode.MANAGE: _check_manage,
+}

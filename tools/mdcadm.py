@@ -1,0 +1,94 @@
+"""mdcadm: manage the arrays of a cluster, in mdadm's grammar, through the local daemon.
+
+Exit codes as mdadm's: 0 done, 1 it failed, 2 the command line was not understood;
+``--detail --test``: 0 fine, 1 degraded, 2 not usable, 4 error; ``--wait``: 0 it waited,
+1 there was nothing to wait for. Imports are few and late: --detail must be fast.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from mdcluster.errors import MdclusterError
+
+from . import grammar
+from .command import Command, Plea
+from .output import Output
+from .values import UsageError
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    output = Output(sys.stdout, sys.stderr)
+    try:
+        code = _run(words, output)
+        sys.stdout.flush()
+    except UsageError as error:
+        output.error(str(error))
+        return error.exit_code
+    except BrokenPipeError:  # nobody reads any more; python would complain at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_FAILED
+    except OSError as error:
+        output.error(f"cannot print: {error.strerror}")
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        output.error("interrupted; what the daemon was asked for may still be done")
+        return EXIT_INTERRUPTED
+    return code
+
+
+def _run(words: list[str], output: Output) -> int:
+    for stream in (sys.stdout, sys.stderr):  # a name from a disk must not end in a traceback
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    command = grammar.parse(words)
+    if isinstance(command, Plea):
+        output.print(_answer(command))
+        return 0
+    output.quiet = command.verbosity < 0
+    try:
+        return _dispatch(command, output)
+    except UsageError:
+        raise
+    except MdclusterError as error:
+        from .reports import error_code  # noqa: PLC0415
+
+        output.error(str(error))
+        return error_code(command)
+
+
+def _dispatch(command: Command, output: Output) -> int:
+    action = command.steps[0].action if command.steps else ""
+    if action == "examine":
+        from . import examine  # noqa: PLC0415
+
+        return examine.run(command, output)
+    from . import reports  # noqa: PLC0415
+
+    if action == "check-timing":
+        return reports.check_timing(command, output)
+    from mdcluster.control.client import Client, socket_path  # noqa: PLC0415
+
+    with Client(socket_path(command.given.get("socket"))) as client:
+        if action in reports.REPORTS:
+            return reports.REPORTS[action](command, client, output)
+        from .actions import Changer  # noqa: PLC0415
+
+        return Changer(command, client, output).run()
+
+
+def _answer(plea: Plea) -> str:
+    from . import usage  # noqa: PLC0415
+
+    return usage.version_text() if plea.what == "version" else usage.help_text(plea.mode)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

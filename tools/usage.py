@@ -1,0 +1,60 @@
+"""The texts of ``mdcadm --help`` and ``--version``."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .options import OPTIONS, SHORT, SHORT_BY_MODE, Mode, Option
+from .output import NAME
+
+_HEAD: Final = """\
+mdcadm manages the arrays that the nodes of a cluster share, in mdadm's grammar.
+Usage: mdcadm --create /dev/md/NAME options... devices...
+       mdcadm --assemble /dev/md/NAME [devices...]
+       mdcadm /dev/md/NAME --fail|--remove|--add|--re-add devices...
+       mdcadm --detail|--stop|--wait /dev/md/NAME...
+       mdcadm --examine devices...
+       mdcadm --cluster|--mdstat|--why|--check-timing|--reload
+       mdcadm --transfer|--fence-ack|--admit NODE
+
+"""
+_EXAMPLE: Final = """
+Example:
+  mdcadm --create /dev/md/data --level=1 --raid-devices=2 /dev/sdb /dev/sdc
+  mdcadm --wait /dev/md/data
+  mdcadm /dev/md/data --fail /dev/sdb --remove /dev/sdb --add /dev/sdd
+  mdcadm --detail --json /dev/md/data | jq '.arrays[0].sync'
+
+Sizes are in KiB, or end in K, M, G, T. The daemon is asked through /run/mdcluster/control.sock,
+or what MDCLUSTER_SOCKET or --socket says. Exit codes: 0 done, 1 failed, 2 not understood;
+--detail --test: 0 fine, 1 degraded, 2 not usable, 4 error; --wait: 1 nothing to wait for.
+"""
+
+
+def help_text(mode: Mode | None) -> str:
+    """All options, or those of one mode."""
+    shown = [option for option in OPTIONS.values() if mode is None or mode in option.modes]
+    title = "Options:\n" if mode is None else f"Options of {mode} mode:\n"
+    return _HEAD + title + "".join(_line(option, mode) for option in shown) + _EXAMPLE
+
+
+def version_text() -> str:
+    """As ``mdadm --version``, of the installed package."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+
+    try:
+        return f"{NAME} - v{version('mdcluster')}\n"
+    except PackageNotFoundError:
+        return f"{NAME} - not installed as a package\n"
+
+
+def _line(option: Option, mode: Mode | None) -> str:
+    letters = [letter for letter, name in SHORT.items() if name == option.name]
+    letters += [
+        letter
+        for (letter, where), name in SHORT_BY_MODE.items()
+        if name == option.name and where is not None and where is mode
+    ]
+    short = f"-{letters[0]}" if letters else ""
+    long = f"--{option.name}" + (f"={option.value}" if option.value else "")
+    return f"  {long:<24} {short:<3} : {option.text}\n"
