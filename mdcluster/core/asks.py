@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from mdcluster.core.effects import Answer
 from mdcluster.core.env import Env
 from mdcluster.core.messages import Propose, ProposeReply
-from mdcluster.core.model import Change, NodeId
+from mdcluster.core.model import Change, HandOver, NodeId
 
 TIMER = "ask"
 ASKS_MAX = 256
@@ -75,6 +75,9 @@ class Asks:
         t = self._env.timing
         pending.wait_ms = min(max(2 * pending.wait_ms, 2 * t.retry_min_ms), t.retry_max_ms)
         writer = self._writer()
+        if isinstance(pending.change, HandOver) and pending.change.target == writer:
+            self._finish(proposal, "done", "")  # or two of them would send the role to and fro
+            return
         if writer is not None:
             pending.sent = True
             message = Propose(self._term(), proposal, pending.change, pending.force)

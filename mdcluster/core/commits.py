@@ -498,7 +498,8 @@ class Commits:
             if not track.open:
                 for node in sorted(self._membership.up | {self._env.me.node}):
                     self._send_release(track, node)
-                self._env.timers.cancel(("commit", track.key))
+                if track.stage is Stage.IDLE:  # else the next entry needs the timer
+                    self._env.timers.cancel(("commit", track.key))
         self.next(track)
 
     @staticmethod

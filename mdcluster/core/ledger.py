@@ -106,7 +106,11 @@ def genesis(cluster_name: str, lines: tuple[Line, ...]) -> ClusterState:
 
 
 def is_quorum(cluster: ClusterState, nodes: Iterable[NodeId], names: dict[NodeId, str]) -> bool:
-    """Whether these nodes can decide for this voter set: more than half of it.
+    """Whether these nodes can decide for this voter set: more than half of its bound lines.
+
+    A line that no node is bound to has no vote and counts for nothing: it is BindVoter that
+    changes who decides, one node at a time. (Counted, two lines added before their nodes were
+    seen would leave four votes of which three are needed and two exist.)
 
     The birth of a cluster (uuid '') is the exception: nobody is bound to a line yet, nodes
     are known by `names` only, and every line must be there. A majority would not do: a node
@@ -117,7 +121,8 @@ def is_quorum(cluster: ClusterState, nodes: Iterable[NodeId], names: dict[NodeId
     if not cluster.uuid:
         present_names = {names[n] for n in present if n in names}
         return bool(cluster.voters) and all(v.name in present_names for v in cluster.voters)
-    return 2 * sum(1 for v in cluster.voters if v.node in present) > len(cluster.voters)
+    bound = [v.node for v in cluster.voters if v.node is not None]
+    return 2 * sum(1 for node in bound if node in present) > len(bound)
 
 
 def may_vote(cluster: ClusterState, node: NodeId, name: str | None) -> bool:

@@ -121,6 +121,8 @@ from mdcluster.core.windows import SyncLimits
 PATROL_MS = 60_000
 """How often the writer projects all superblocks again: a late write may have undone them."""
 
+NO_VOTER = "this node is no voter of the cluster any more"
+
 SHUTDOWN_MS = 3_000
 """How long an orderly stop may take before the process just ends (its lock then tells)."""
 
@@ -199,6 +201,7 @@ class Node:
         self._query_from: tuple[NodeId, int] | None = None
         self._left: dict[ArrayId, str] = {}
         self._leaving: set[ArrayId] = set()
+        self._unlisted: set[ArrayId] = set()  # left, and a commit says so
         self._shutting_down = False
         self._compose(promise, entries, projected, cluster_name, local_fault, limits)
         self._handlers = self._event_handlers()
@@ -234,7 +237,13 @@ class Node:
             on_fenced=self._on_life_fenced,
             behind=self._check_behind,
         )
-        self.replica = Replica(env, self.ledger, self._on_applied_here, self._on_released_here)
+        self.replica = Replica(
+            env,
+            self.ledger,
+            self._on_applied_here,
+            self._on_released_here,
+            lambda array: array in self._left,
+        )
         self.rounds = Rounds(env, lambda life: self.membership.name(life.node))
         self.preparing = Preparing(
             self._me,
@@ -605,10 +614,18 @@ class Node:
         if entry.key == CLUSTER_KEY:
             self.election.voters_changed()
             if not self._spectator and not self.election.is_voter and self.ledger.formed:
-                self._leave_all("this node is no voter of the cluster any more")
+                self._leave_all(NO_VOTER)
+        elif isinstance(entry.state, ArrayState) and self._me not in entry.state.running:
+            self._unlisted.add(entry.state.uuid)
+        self._forget_left()
+
+    def _forget_left(self) -> None:
+        """A voter again: what it left for want of a vote it may join, once it is not listed."""
+        if not self.election.is_voter:
             return
-        if isinstance(entry.state, ArrayState) and self._runs_here(entry.state):
-            self._left.pop(entry.state.uuid, None)
+        for array in [a for a, why in self._left.items() if why == NO_VOTER]:
+            if array in self._unlisted:
+                del self._left[array]
 
     def _on_released_here(self, state: ArrayState) -> None:
         """All listed nodes have applied this state."""
@@ -671,8 +688,10 @@ class Node:
     def _leave(self, array: ArrayId, why: str) -> None:
         """Stop an array here for good (until it is assembled again, or the daemon restarts)."""
         self._left[array] = why
+        self._unlisted.discard(array)
         if array in self.replica.states and array not in self._leaving:
             self._leaving.add(array)
+            self.replica.leaving(array)
             self.env.notify("array_left", array=array, why=why)
             self.env.emit(LeaveArray(array))
 

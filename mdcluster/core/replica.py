@@ -45,6 +45,7 @@ class Replica:
     """The commit side of one node, writer or not.
 
     applied_hook sees each entry applied here, released_hook each state that all have applied.
+    stays_out tells whether an array was left here: then it is not run, whatever a commit lists.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class Replica:
         ledger: Ledger,
         applied_hook: Callable[[Entry], None],
         released_hook: Callable[[ArrayState], None],
+        stays_out: Callable[[str], bool],
     ) -> None:
         self._env = env
         self._ledger = ledger
         self._applied_hook = applied_hook
         self._released_hook = released_hook
+        self._stays_out = stays_out
         self.applied: dict[str, Stamp] = {}
         self.released: dict[str, Stamp] = {}
         self.states: dict[str, ArrayState] = {}  # as applied by the local driver
@@ -66,6 +69,7 @@ class Replica:
         self._held_by: dict[str, set[DeviceId]] = {}  # failed, not yet released
         self._release_to: dict[str, Stamp] = {}
         self._unlocking: dict[str, Unlocking] = {}
+        self._leaving: set[str] = set()  # the driver is stopping them
         self._digest: int | None = None
 
     # --- persist -------------------------------------------------------------------------
@@ -94,7 +98,9 @@ class Replica:
             self._start(entry)
 
     def _start(self, entry: Entry) -> None:
-        if entry.key == CLUSTER_KEY:
+        if entry.key in self._leaving:
+            return  # what it is to be is known once the array has stopped
+        if entry.key == CLUSTER_KEY or self._stays_out(entry.key):
             self.on_applied(Applied(entry.key, entry.stamp, ""))
         else:
             self._env.emit(Apply(entry))
@@ -118,7 +124,7 @@ class Replica:
         del self._applying[ev.key]
         self._digest = None
         self.applied[ev.key] = ev.stamp
-        if isinstance(entry.state, ArrayState):
+        if isinstance(entry.state, ArrayState) and not self._stays_out(ev.key):
             self._note_failures(entry.state)
             self.states[ev.key] = entry.state
         self._applied_hook(entry)
@@ -167,11 +173,19 @@ class Replica:
         self._held_by.get(array, set()).discard(device)
         self._begin_unlocking(array, {device})
 
+    def leaving(self, array: ArrayId) -> None:
+        """The array is about to be left: nothing is applied to it until that is done."""
+        self._leaving.add(array)
+
     def left(self, array: ArrayId) -> None:
         """The array no longer runs here."""
         self.states.pop(array, None)
         self._held_by.pop(array, None)
         self._unlocking.pop(array, None)
+        self._leaving.discard(array)
+        entry = self._applying.get(array)
+        if entry is not None:
+            self._start(entry)
 
     def failures_pending(self, array: ArrayId) -> bool:
         """Whether writes of this array are held by a failure here."""

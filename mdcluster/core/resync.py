@@ -18,7 +18,8 @@ At full speed the next window is announced while the present one is copied. With
 each window is released before the pause that keeps the speed.
 
 Messages: see :mod:`mdcluster.core.holds` for the followers' side and the serials of holds.
-Effects of one array complete in the order asked, each by one event; this file counts on it.
+Positions everywhere but in Hold and HoldAck. A SyncStopped is the last word of all steps before
+it: one that was cut short may go unanswered, none is answered later.
 """
 
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from mdcluster.core.announcer import Announcer
 from mdcluster.core.effects import LimitSync, MergeBits, SetBits, StartSync, StopSync, ZeroSlot
 from mdcluster.core.env import Env, TimerKey
 from mdcluster.core.events import BitsSet, SlotZeroed, SyncReached, SyncStopped
-from mdcluster.core.geometry import end_sectors, hold_range
+from mdcluster.core.geometry import end_sectors
 from mdcluster.core.holds import Holds
 from mdcluster.core.messages import HoldAck, HoldReport
 from mdcluster.core.model import (
@@ -42,7 +43,7 @@ from mdcluster.core.model import (
     Slot,
     SyncKind,
 )
-from mdcluster.core.windows import SyncLimits, adapted, pace_ms, resume_point, window_end
+from mdcluster.core.windows import Pace, SyncLimits, resume_point, window_end
 
 __all__ = ["Holds", "Pass", "SyncLimits", "resume_point"]
 
@@ -90,7 +91,7 @@ class Pass:
     ) -> None:
         sync = state.sync
         assert sync is not None and 0 <= start_sectors <= end_sectors(state)
-        self._env, self._limits, self._state = env, limits, state
+        self._env, self._state = env, state
         self._propose = propose
         self._holds = Announcer(env, term, state, sync.serial, others)
         self.array, self.serial, self.kind = state.uuid, sync.serial, sync.kind
@@ -104,12 +105,10 @@ class Pass:
         self._to_zero = list(self._dirty)
         self._bits_asked = 0
         self._copying: tuple[int, int] | None = None
-        self._copied_since_ms = 0
         self._due_ms = 0  # no new window before
-        self._size = limits.window_start_sectors
-        self._held_since_ms: dict[int, int] = {}  # window end -> when it was announced
+        self._pace = Pace(env, limits)
         self._started = False
-        self._stopping = False
+        self._stopping = 0  # StopSync effects not yet answered
         self._tries = 0
         self._hold_tries = 0
         self._problem = ""
@@ -286,9 +285,8 @@ class Pass:
     def _set_bits(self) -> None:
         self._phase = Phase.BITS
         if self._complete < self._end and self.kind is SyncKind.RESYNC:
-            lo, hi = hold_range(self._state, self._complete, self._end)
             self._bits_asked += 1
-            self._env.emit(SetBits(self.array, self.serial, lo, hi))
+            self._env.emit(SetBits(self.array, self.serial, self._complete, self._end))
         elif self._by_bitmap:
             self._bits_asked += 1
             slots = tuple(slot.index for slot in self._to_merge)
@@ -314,19 +312,19 @@ class Pass:
             delay_ms = self._failed(f"bits could not be set: {event.problem}")
             self._env.after(self._key("go"), delay_ms)
             return
-        self._skip(event.next_dirty_sectors)
-        self._start()
-
-    def _skip(self, next_dirty_sectors: int) -> None:
         if self._by_bitmap:
-            self._complete = max(self._complete, min(next_dirty_sectors, self._end))
+            self._complete = max(self._complete, min(event.next_dirty_sectors, self._end))
+        self._start()
 
     def _start(self) -> None:
         self._phase = Phase.RUNNING
+        self._start_copying()
+        self._advance()
+
+    def _start_copying(self) -> None:
         if self._complete < self._end:
             self._started = True
             self._env.emit(StartSync(self.array, self.serial, self.kind, self._complete))
-        self._advance()
 
     # --- windows -----------------------------------------------------------------------------
 
@@ -349,7 +347,7 @@ class Pass:
     def _next_window(self) -> None:
         lo, hi = self._holds.window
         if hi <= self._complete:
-            self._announce(window_end(self._state, self._complete, self._size))
+            self._announce(window_end(self._state, self._complete, self._pace.size_sectors))
         elif lo < self._complete and not self._holds.confirmed:
             self._announce(hi)  # what is complete need not wait for the laggard
         if self._holds.confirmed:
@@ -357,14 +355,13 @@ class Pass:
 
     def _announce(self, hi: int) -> None:
         self._holds.announce(self._complete, hi)
-        self._held_since_ms = {e: t for e, t in self._held_since_ms.items() if e > self._complete}
-        self._held_since_ms[hi] = self._holds.since_ms
+        self._pace.announced(self._complete, hi, self._holds.since_ms)
 
     def _copy(self, hi: int) -> None:
         lo_held, hi_held = self._holds.window
         assert self._holds.confirmed and lo_held <= self._complete < hi <= hi_held
         self._copying = (self._complete, hi)
-        self._copied_since_ms = self._env.now_ms
+        self._pace.begins()
         self._hold_tries = 0
         self._env.emit(LimitSync(self.array, self.serial, hi))
         self._announce_ahead(self._copying)
@@ -373,8 +370,8 @@ class Pass:
         """Release what is complete; at full speed announce the next window as well."""
         lo, hi = self._holds.window
         ahead = hi
-        if hi == copying[1] and not self._limits.speed_max_kib and not self._reasons:
-            ahead = window_end(self._state, hi, self._size)
+        if hi == copying[1] and self._pace.ahead and not self._reasons:
+            ahead = window_end(self._state, hi, self._pace.size_sectors)
         if (copying[0], ahead) != (lo, hi):
             self._announce(ahead)
 
@@ -390,19 +387,24 @@ class Pass:
             self._halt(self._failed(problem))
             return
         self._tries, self._problem = 0, ""
-        self._adapt(lo, hi)
+        self._due_ms = self._pace.copied(lo, hi)
         self._complete = hi
         self._skip(event.next_dirty_sectors)
         self._notify("sync_moved")
         self._checkpoint()
         self._advance()
 
-    def _adapt(self, lo: int, hi: int) -> None:
-        now_ms = self._env.now_ms
-        held_ms = now_ms - self._held_since_ms.pop(hi, self._copied_since_ms)
-        target_ms = self._env.timing.hold_target_ms
-        self._size = adapted(self._size, hi - lo, held_ms, target_ms, self._limits)
-        self._due_ms = self._copied_since_ms + pace_ms(hi - lo, self._limits.speed_max_kib)
+    def _skip(self, next_dirty_sectors: int) -> None:
+        """Leave out a clean range that reaches beyond what is announced.
+
+        The copying begins anew behind it: md would pass through the range unheld, and copy
+        whatever a write of this node has made dirty there since.
+        """
+        if not self._by_bitmap or next_dirty_sectors <= max(self._holds.window[1], self._complete):
+            return
+        self._complete = min(next_dirty_sectors, self._end)
+        self._stop_copying()
+        self._start_copying()
 
     def _checkpoint(self) -> None:
         now_ms = self._env.now_ms
@@ -424,14 +426,17 @@ class Pass:
     def _stop_copying(self) -> None:
         if self._started:
             self._started = False
-            self._stopping = True
+            self._stopping += 1
             self._env.emit(StopSync(self.array, self.serial))
 
     def on_sync_stopped(self, event: SyncStopped) -> None:
-        if event.serial == self.serial:
-            self._stopping = False
-            if self._phase is Phase.HALTED:
-                self._rest()
+        """No step of before is under way any more, answered or not."""
+        if event.serial != self.serial:
+            return
+        self._stopping = max(self._stopping - 1, 0)
+        if self._phase is Phase.HALTED and not self._stopping:
+            self._copying = None
+            self._rest()
 
     def _rest(self) -> None:
         """Holds are given up only when nothing is being copied any more."""

@@ -1,8 +1,9 @@
-"""The arithmetic of resync windows: how large, up to where, how often. Pure."""
+"""The arithmetic of resync windows: how large, up to where, how often. No effects."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mdcluster.core.env import Env
 from mdcluster.core.geometry import end_sectors
 from mdcluster.core.messages import HoldReport
 from mdcluster.core.model import ArrayState
@@ -54,6 +55,36 @@ def adapted(
 def pace_ms(window_sectors: int, speed_max_kib: int) -> int:
     """How long a window of this size has to last so that the speed is kept; 0: no limit."""
     return window_sectors * 500 // speed_max_kib if speed_max_kib else 0
+
+
+class Pace:
+    """How large the windows of a pass are, as measured, and when the next one is due."""
+
+    def __init__(self, env: Env, limits: SyncLimits) -> None:
+        self._env, self._limits = env, limits
+        self.size_sectors = limits.window_start_sectors
+        self._held_since_ms: dict[int, int] = {}  # window end -> when it was announced
+        self._copied_since_ms = 0
+
+    @property
+    def ahead(self) -> bool:
+        """Whether the next window is announced while one is copied: at full speed only."""
+        return not self._limits.speed_max_kib
+
+    def announced(self, complete: int, hi: int, since_ms: int) -> None:
+        open_ends = {end: at for end, at in self._held_since_ms.items() if end > complete}
+        self._held_since_ms = {**open_ends, hi: since_ms}
+
+    def begins(self) -> None:
+        """A window is being copied from now on."""
+        self._copied_since_ms = self._env.now_ms
+
+    def copied(self, lo: int, hi: int) -> int:
+        """The window is done; returns when (ms) the next one is due, for the speed limit."""
+        held_ms = self._env.now_ms - self._held_since_ms.pop(hi, self._copied_since_ms)
+        target_ms = self._env.timing.hold_target_ms
+        self.size_sectors = adapted(self.size_sectors, hi - lo, held_ms, target_ms, self._limits)
+        return self._copied_since_ms + pace_ms(hi - lo, self._limits.speed_max_kib)
 
 
 def resume_point(

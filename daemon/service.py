@@ -1,0 +1,365 @@
+"""One daemon from start to end: what it owns, in which order it is taken and given back.
+
+Taken: state directory, identity, memory, process lock, members, core, mesh, control socket.
+Given back the other way round: the process lock last but the state directory, for whoever gets
+it may believe that nothing of this life can still land.
+"""
+
+import asyncio
+import dataclasses
+import importlib.metadata
+import logging
+import secrets
+import uuid
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from mdcluster.daemon.sdnotify import SystemdNotifier
+
+from mdcluster import observe
+from mdcluster.config.clusterips import ClusterFile, NodeLine, find_self, load_cluster_file
+from mdcluster.config.errors import ConfigError
+from mdcluster.config.identity import StateLock, load_or_create
+from mdcluster.config.settings import Settings
+from mdcluster.control.server import ControlServer
+from mdcluster.core.events import Line, LinesChanged, ShutdownAsked
+from mdcluster.core.model import CLUSTER_KEY, Life, NodeId
+from mdcluster.core.node import Node
+from mdcluster.core.timing import digest, withhold_after
+from mdcluster.core.windows import SyncLimits
+from mdcluster.executor import Executor
+from mdcluster.fence.chain import FenceChain
+from mdcluster.fence.process import ProcessFence, ProcessLock
+from mdcluster.gate import Gate, boottime_ms
+from mdcluster.handler import Handler, Surroundings
+from mdcluster.local import LocalArrays, LocalMembers
+from mdcluster.md.embedded import EmbeddedDriver
+from mdcluster.members import Members
+from mdcluster.mesh.hello import Hello
+from mdcluster.mesh.mesh import Mesh
+from mdcluster.mesh.roster import Line as MeshLine
+from mdcluster.requests import Requests
+from mdcluster.runtime import Runtime
+from mdcluster.store import StartRecord, Store
+
+log = logging.getLogger("mdcluster.daemon")
+
+PROTOCOL_VERSIONS = (1, 1)
+CONTROL_SOCKET = "control.sock"
+STOP_DEADLINE_S = 5.0
+"""How long the core may take to stop in order; then the daemon ends all the same."""
+CLOSE_DEADLINE_S = 5.0
+SECTORS_PER_KIB = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What the command line and the files say about this daemon."""
+
+    settings: Settings
+    clusterips: Path
+    cluster_file: ClusterFile
+    line: NodeLine
+
+
+class Service:
+    """Make it, `run` it once. Signals call `ask_stop` and `reload`."""
+
+    def __init__(self, place: Place, notifier: SystemdNotifier) -> None:
+        self._place = place
+        self._settings = place.settings
+        self._notifier = notifier
+        self._observer = observe.Log()
+        self._stop = asyncio.Event()
+        self._runtime: Runtime | None = None
+        self._mesh: Mesh | None = None
+        self._hello: Hello | None = None
+        self._quiet = True  # nothing this process sent to a device is under way
+
+    async def run(self) -> BaseException | None:
+        """Until it was asked to stop, or cannot go on: then what is the fault.
+
+        Raises:
+            MdclusterError: it cannot start; everything taken was given back.
+        """
+        async with AsyncExitStack() as owned:
+            runtime = await self._start(owned)
+            self._notifier.tell("READY=1", f"STATUS=node {self._place.line.name}")
+            watchdog = asyncio.create_task(self._feed_watchdog(runtime))
+            await self._until_stopped(runtime)
+            watchdog.cancel()
+            self._notifier.tell("STOPPING=1")
+            return runtime.fault
+
+    def ask_stop(self) -> None:
+        log.info("asked to stop")
+        self._stop.set()
+
+    def reload(self) -> str:
+        """Read clusterips again; '' or what is wrong with it: then the old one stays."""
+        try:
+            new = load_cluster_file(self._place.clusterips)
+            line = find_self(new, self._place.line.name, ())
+            if line.addresses != self._place.line.addresses:
+                raise ConfigError(
+                    f"{self._place.clusterips}: the addresses of this node ({line.name}) have "
+                    "changed; that takes a restart of its daemon"
+                )
+        except ConfigError as error:
+            for text in str(error).splitlines():
+                log.error("not reloaded: %s", text)
+            return str(error)
+        self._place = Place(self._settings, self._place.clusterips, new, line)
+        if self._mesh is not None and self._runtime is not None:
+            self._mesh.reload(_mesh_peers(new, line))
+            self._runtime.feed(LinesChanged(_core_lines(new), new.digest()))
+            self._say_hello()
+        log.info("%s was read again: %d nodes", self._place.clusterips, len(new.nodes))
+        return ""
+
+    # --- start -----------------------------------------------------------------------------
+
+    async def _start(self, owned: AsyncExitStack) -> Runtime:
+        settings, line = self._settings, self._place.line
+        lock = owned.enter_context(StateLock.acquire(settings.paths.state_dir))
+        identity = load_or_create(lock)
+        store = Store.open(settings.paths.state_dir, fresh=identity.created)
+        owned.callback(store.close)
+        if store.torn:
+            log.warning("%s", store.torn)
+        lease_before_ms = store.lease_before_ms
+        starts = self._enter_start(store)
+        # The arrays of the embedded driver live and die with this process, so it is a boot.
+        me = Life(NodeId(str(identity.node)), str(uuid.uuid4()))
+        process_lock = ProcessLock.hold(settings.paths.lock_dir, me)
+        owned.callback(self._release, process_lock)
+
+        gate = Gate()
+        owned.callback(gate.shut)
+        driver = EmbeddedDriver(
+            _directory(settings.paths.nbd_dir, "nbd_dir"),
+            gate.check,
+            write_deadline_ms=settings.timing.write_deadline_ms,
+        )
+        owned.push_async_callback(self._close_driver, driver)
+        node = self._core(me, store, lease_before_ms)
+        members = Members(
+            me.node, gate, settings.driver.members, settings.timing, lambda: node.ledger.entries
+        )
+        runtime = self._runtime_of(me, node, gate, store)
+        arrays = LocalArrays(me, driver, members, spectator=line.spectator)
+        fences = FenceChain([ProcessFence(settings.paths.lock_dir)])
+        executor = Executor(
+            driver, LocalMembers(members), arrays, fences, runtime.feed, runtime.broken
+        )
+        owned.push_async_callback(runtime.close)
+        self._runtime = runtime
+        await self._open_doors(
+            owned, me, starts, executor, self._handler(runtime, node, driver, members)
+        )
+        runtime.start()
+        self._forget_old_lease_later(runtime, lease_before_ms, starts)
+        log.info(
+            "node %s is %s in cluster %s, start %d, life %s",
+            line.name,
+            me.node,
+            settings.cluster_name,
+            starts,
+            me.boot_id,
+        )
+        return runtime
+
+    def _enter_start(self, store: Store) -> int:
+        """Count this start; remember the longest lease that may be out, the old or the new."""
+        starts = store.memory.start.starts + 1
+        lease_ms = max(store.lease_before_ms, self._settings.timing.lease_ms)
+        store.append([StartRecord(starts, lease_ms)])
+        return starts
+
+    def _forget_old_lease_later(self, runtime: Runtime, before_ms: int, starts: int) -> None:
+        """What the last life may have acknowledged is over once its lease has passed here."""
+        timing = self._settings.timing
+        if before_ms > timing.lease_ms:
+            record = StartRecord(starts, timing.lease_ms)
+            wait_s = withhold_after(timing, before_ms) / 1000
+            asyncio.get_running_loop().call_later(wait_s, runtime.remember, record)
+
+    def _core(self, me: Life, store: Store, lease_before_ms: int) -> Node:
+        settings, place, memory = self._settings, self._place, store.memory
+        return Node(
+            me,
+            place.line.name,
+            settings.timing,
+            _core_lines(place.cluster_file),
+            place.cluster_file.digest(),
+            secrets.randbits(64),
+            spectator=place.line.spectator,
+            promise=memory.promise,
+            entries=[record.entry for record in memory.entries.values()],
+            projected=memory.projected,
+            cluster_name=settings.cluster_name,
+            now_ms=boottime_ms(),
+            local_fault=settings.policy.local_fault,
+            limits=_sync_limits(settings),
+            lease_before_ms=lease_before_ms,
+        )
+
+    def _runtime_of(self, me: Life, node: Node, gate: Gate, store: Store) -> Runtime:
+        timing = self._settings.timing
+        runtime = Runtime(
+            me,
+            node,
+            gate,
+            store,
+            retry_min_ms=timing.retry_min_ms,
+            retry_max_ms=timing.retry_max_ms,
+            stalled_ms=timing.suspect_ms,
+        )
+        runtime.formed = CLUSTER_KEY in store.memory.entries
+        runtime.on_formed = self._say_hello
+        return runtime
+
+    def _handler(
+        self, runtime: Runtime, node: Node, driver: EmbeddedDriver, members: Members
+    ) -> Handler:
+        around = Surroundings(
+            driver,
+            members.registry,
+            links=lambda: self._mesh.links() if self._mesh is not None else [],
+            spectators=lambda: frozenset(
+                line.name for line in self._place.cluster_file.nodes if line.spectator
+            ),
+            reload=self.reload,
+            version=importlib.metadata.version("mdcluster"),
+        )
+        return Handler(runtime, node.view, Requests(members, node.view), around)
+
+    async def _open_doors(
+        self,
+        owned: AsyncExitStack,
+        me: Life,
+        starts: int,
+        executor: Executor,
+        handler: Handler,
+    ) -> None:
+        """The mesh and the control socket; before them nothing can happen."""
+        assert self._runtime is not None
+        runtime, place = self._runtime, self._place
+        self._hello = Hello(
+            cluster=self._settings.cluster_name,
+            node=me.node,
+            name=place.line.name,
+            boot_id=me.boot_id,
+            boot_count=starts,
+            versions=PROTOCOL_VERSIONS,
+            voters_digest=place.cluster_file.digest(),
+            timing_digest=digest(self._settings.timing),
+            formed=runtime.formed,
+        )
+        self._mesh = mesh = Mesh(
+            self._hello,
+            _mesh_line(place.line),
+            _mesh_peers(place.cluster_file, place.line),
+            on_message=runtime.message,
+            on_up=self._peer_up,
+            on_down=lambda node, _reason: runtime.peer_down(node),
+        )
+        runtime.attach(mesh, executor)
+        self._observer.name(me.node, place.line.name)
+        server = ControlServer(self._settings.paths.run_dir / CONTROL_SOCKET, handler.handle)
+        self._stream = observe.EventStream(server)
+        await mesh.start()
+        owned.push_async_callback(mesh.stop)
+        await server.start()
+        owned.push_async_callback(server.close)
+
+    def _peer_up(self, hello: Hello) -> None:
+        assert self._runtime is not None
+        self._observer.name(NodeId(hello.node), hello.name)
+        self._runtime.peer_up(hello.node, hello.boot_id, hello.name)
+
+    def _say_hello(self) -> None:
+        """HELLO says whether this node knows a committed voter set, and what its file proposes."""
+        if self._mesh is not None and self._hello is not None and self._runtime is not None:
+            self._hello = dataclasses.replace(
+                self._hello,
+                voters_digest=self._place.cluster_file.digest(),
+                formed=self._runtime.formed,
+            )
+            self._mesh.update(self._hello)
+
+    # --- end -------------------------------------------------------------------------------
+
+    async def _until_stopped(self, runtime: Runtime) -> None:
+        """Until the core ended by itself, or was asked to and had its time."""
+        asked = asyncio.create_task(self._stop.wait())
+        ended = asyncio.create_task(runtime.ended.wait())
+        await asyncio.wait([asked, ended], return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        if not runtime.ended.is_set():
+            runtime.feed(ShutdownAsked())
+            await asyncio.wait([ended], timeout=STOP_DEADLINE_S)
+        ended.cancel()
+        if not runtime.ended.is_set():
+            log.warning("not stopped in order within %g s; ending all the same", STOP_DEADLINE_S)
+        elif runtime.fault is None:
+            log.info("stopped in order")
+
+    async def _close_driver(self, driver: EmbeddedDriver) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_DEADLINE_S):
+                await driver.close()
+        except TimeoutError:
+            self._quiet = False
+            log.error(
+                "a device does not return what was sent to it within %g s; the process lock is "
+                "kept until the process has ended",
+                CLOSE_DEADLINE_S,
+            )
+
+    def _release(self, process_lock: ProcessLock) -> None:
+        if self._quiet:
+            process_lock.release()
+
+    async def _feed_watchdog(self, runtime: Runtime) -> None:
+        """systemd's watchdog: fed only if the core was stepped since."""
+        if not self._notifier.watchdog_s:
+            return
+        steps = -1
+        while True:
+            if runtime.steps != steps:
+                self._notifier.tell("WATCHDOG=1")
+            steps = runtime.steps
+            await asyncio.sleep(self._notifier.watchdog_s / 3)
+
+
+def _directory(path: Path, key: str) -> Path:
+    """Made if need be, for root only: whoever reaches the sockets in it reads the arrays."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"directory {path} cannot be made: {error.strerror}; check [paths] {key}"
+        ) from None
+    return path
+
+
+def _core_lines(file: ClusterFile) -> tuple[Line, ...]:
+    return tuple(Line(node.name, node.spectator, node.priority) for node in file.nodes)
+
+
+def _mesh_line(line: NodeLine) -> MeshLine:
+    return MeshLine(line.name, tuple((address.host, address.port) for address in line.addresses))
+
+
+def _mesh_peers(file: ClusterFile, me: NodeLine) -> list[MeshLine]:
+    return [_mesh_line(node) for node in file.nodes if node.name != me.name]
+
+
+def _sync_limits(settings: Settings) -> SyncLimits:
+    resync = settings.resync
+    low = resync.window_min_kib * SECTORS_PER_KIB
+    high = resync.window_max_kib * SECTORS_PER_KIB
+    start = min(max(SyncLimits().window_start_sectors, low), high)
+    return SyncLimits(low, high, start, resync.speed_max_kib)

@@ -1,0 +1,245 @@
+"""Answers the requests of the control socket: looks, or proposes and tells what became of it.
+
+A change carries the client's proposal id. The same id again is the same change, whatever was
+lost in between: what it meant is kept, and what became of it stands in the commits.
+"""
+
+import asyncio
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mdcluster import observe
+from mdcluster.control.arrays import Waited
+from mdcluster.control.protocol import Request
+from mdcluster.control.server import ReplySink
+from mdcluster.control.status import LinkInfo
+from mdcluster.control.verbs import (
+    Args,
+    ArrayArgs,
+    AssembleArgs,
+    CreateArgs,
+    EventsArgs,
+    NoArgs,
+    NodeArgs,
+    Verb,
+    parse_args,
+)
+from mdcluster.core.effects import Answer
+from mdcluster.core.events import Asked, FenceAcked
+from mdcluster.core.model import ArrayState, Outcome
+from mdcluster.core.node import NodeView
+from mdcluster.gate import boottime_ms
+from mdcluster.md.driver import MdDriver
+from mdcluster.members.registry import Registry
+from mdcluster.mesh.roster import LinkState, LinkStatus
+from mdcluster.requests import RequestError, Requests, Wish, views
+from mdcluster.requests.names import find_array, find_node
+from mdcluster.requests.speed import Speeds
+from mdcluster.runtime import Runtime
+
+KEPT_MAX: Final = 256
+"""Wishes of proposals that are remembered, for retries."""
+PROGRESS_S: Final = 0.25
+"""How often `wait` looks and tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the handler looks at beside the core. reload: '' or why the files were not taken."""
+
+    driver: MdDriver
+    registry: Registry
+    links: Callable[[], list[LinkStatus]]
+    spectators: Callable[[], frozenset[str]]
+    reload: Callable[[], str]
+    version: str = ""
+
+
+class Handler:
+    """For one daemon; `handle` is what :class:`mdcluster.control.server.ControlServer` calls."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        view: Callable[[], NodeView],
+        requests: Requests,
+        around: Surroundings,
+    ) -> None:
+        self._runtime = runtime
+        self._view = view
+        self._requests = requests
+        self._around = around
+        self._speeds = Speeds()
+        self._kept: OrderedDict[str, tuple[Wish, ...]] = OrderedDict()
+        self._changed = asyncio.Event()
+        observe.observed.connect(self._observe)
+
+    async def handle(self, request: Request, sink: ReplySink) -> None:
+        """Give the request its replies. MdclusterError: refused, with that text."""
+        verb, args = Verb(request.verb), parse_args(request)
+        if isinstance(args, ArrayArgs):
+            await self._about_array(verb, args, sink)
+        elif verb is Verb.FENCE_ACK and isinstance(args, NodeArgs):
+            self._fence_ack(args, sink)
+        elif verb is Verb.RELOAD:
+            problem = self._around.reload()
+            if problem:
+                raise RequestError(f"not reloaded: {problem}")
+            sink.done("read again")
+        elif isinstance(args, NoArgs | EventsArgs):
+            sink.done("", self._look(verb))
+        else:
+            await self._change(verb, args, args.proposal, sink)
+
+    # --- looking ---------------------------------------------------------------------------
+
+    def _look(self, verb: Verb) -> Any:
+        view, here = self._view(), self._here()
+        views.note_progress(view, self._speeds, here.now_ms)
+        match verb:
+            case Verb.STATUS:
+                return views.status(view, here, self._around.version)
+            case Verb.ARRAYS:
+                return views.arrays(view)
+            case Verb.MDSTAT:
+                return views.mdstat(view, here, self._speeds)
+            case Verb.WHY:
+                return views.why(view)
+            case _:
+                raise RequestError(f"{verb} cannot be asked of this daemon")
+
+    async def _about_array(self, verb: Verb, args: ArrayArgs, sink: ReplySink) -> None:
+        state = self._array(args.array)
+        if verb is Verb.WAIT:
+            await self._wait(state, sink)
+            return
+        view, here = self._view(), self._here()
+        views.note_progress(view, self._speeds, here.now_ms)
+        sink.done("", views.detail(view, here, state, self._speeds))
+
+    async def _wait(self, state: ArrayState, sink: ReplySink) -> None:
+        """Until no pass is under way or due; an array that does not run has none."""
+        waited = False
+        while True:
+            view = self._view()
+            views.note_progress(view, self._speeds, boottime_ms())
+            found = next((s for s in views.states_of(view) if s.uuid == state.uuid), None)
+            sync = None
+            if found is not None and found.running:
+                sync = views.sync_info(view, found, self._speeds)
+            if sync is None:
+                sink.done("", Waited(waited))
+                return
+            waited = True
+            reasons = "; ".join(w.reason for w in views.waiting(view, state.uuid))
+            sink.waiting(reasons, sync)
+            self._changed.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), PROGRESS_S)
+
+    def _array(self, name: str) -> ArrayState:
+        return find_array(views.states_of(self._view()), name)
+
+    def _observe(self, kind: str, facts: observe.Facts) -> None:
+        """Something happened: who waits looks again; speeds are of what was seen."""
+        if kind != "sync_moved":
+            self._changed.set()
+        else:
+            views.note_progress(self._view(), self._speeds, boottime_ms())
+
+    def _here(self) -> views.Here:
+        driver, registry = self._around.driver, self._around.registry
+        return views.Here(
+            now_ms=boottime_ms(),
+            paths=registry.paths,
+            numbers=registry.numbers,
+            statuses={array: driver.status(array) for array in driver.arrays()},
+            links=self._links(),
+            spectators=self._around.spectators(),
+        )
+
+    def _links(self) -> Mapping[str, tuple[LinkInfo, ...]]:
+        links: defaultdict[str, tuple[LinkInfo, ...]] = defaultdict(tuple)
+        for link in self._around.links():
+            up = link.state is LinkState.UP
+            links[link.name] += (LinkInfo(link.local, link.remote, up),)
+        return links
+
+    # --- changing --------------------------------------------------------------------------
+
+    def _fence_ack(self, args: NodeArgs, sink: ReplySink) -> None:
+        names = views.names_of(self._view())
+        node = find_node(names, args.node)
+        if node == self._runtime.me.node:
+            raise RequestError("this is the node that answers; it is not dead")
+        self._runtime.feed(FenceAcked(node))
+        sink.done(f"{names[node]} is taken as dead")
+
+    async def _change(self, verb: Verb, args: Args, proposal: str, sink: ReplySink) -> None:
+        settled = self._settled(proposal)
+        if settled is not None and proposal not in self._kept:
+            # Asked before this daemon started: it stands in a commit.
+            if settled.refusal:
+                raise RequestError(settled.refusal)
+            sink.done("was done already", self._outcome(args))
+            return
+        wishes = await self._meant(verb, args, proposal)
+        text = ""
+        for number, wish in enumerate(wishes):
+            answer = await self._propose(_part(proposal, number), wish, sink)
+            if answer.state == "refused":
+                sink.refused(answer.text)
+                return
+            text = answer.text
+        sink.done(text, self._outcome(args))
+
+    def _settled(self, proposal: str) -> Outcome | None:
+        recent = (outcome for entry in self._view().entries for outcome in entry.recent)
+        return next((outcome for outcome in recent if outcome.proposal == proposal), None)
+
+    async def _meant(self, verb: Verb, args: Args, proposal: str) -> tuple[Wish, ...]:
+        """What the proposal means: as it did the first time, if this is a retry."""
+        kept = self._kept.get(proposal)
+        if kept is None:
+            kept = self._kept[proposal] = await self._requests.wishes(verb, args)
+            while len(self._kept) > KEPT_MAX:
+                self._kept.popitem(last=False)
+        return kept
+
+    async def _propose(self, proposal: str, wish: Wish, sink: ReplySink) -> Answer:
+        final: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def hear(answer: Answer) -> None:
+            if final.done():
+                return
+            if answer.state == "waiting":
+                sink.waiting(answer.text)
+            else:
+                final.set_result(answer)
+
+        forget = self._runtime.ask(Asked(proposal, wish.change, wish.force), hear)
+        try:
+            return await final
+        finally:
+            forget()
+
+    def _outcome(self, args: Args) -> Any:
+        """How far an array came that was created or assembled."""
+        if isinstance(args, CreateArgs):
+            name = args.name
+        elif isinstance(args, AssembleArgs):
+            name = args.array
+        else:
+            return None
+        view = self._view()
+        with suppress(RequestError):  # stopped again by somebody else, meanwhile
+            return views.started(view, find_array(views.states_of(view), name))
+        return None
+
+
+def _part(proposal: str, number: int) -> str:
+    """Ids of the changes of one request; the first has the request's own."""
+    return f"{proposal}/{number}" if number else proposal

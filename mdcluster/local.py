@@ -1,0 +1,145 @@
+"""This host's arrays and members, as the executor sees them: effects in, the core's events out.
+
+Thin: what is decided is in :mod:`mdcluster.md.plan`, what is written in :mod:`mdcluster.members`.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from mdcluster.core.effects import (
+    DropNonces,
+    ForgetPrepared,
+    PrepareDevices,
+    ProbeMember,
+    WriteNonces,
+    WriteSuperblocks,
+    ZeroSlot,
+)
+from mdcluster.core.events import (
+    NoncesWritten,
+    Prepared,
+    Probed,
+    SlotZeroed,
+    SuperblocksWritten,
+)
+from mdcluster.core.model import ArrayId, ArrayState, Life
+from mdcluster.errors import MdclusterError
+from mdcluster.md.driver import ArrayBusyError, DriverError, MdDriver
+from mdcluster.md.plan import carry_out, plan
+from mdcluster.members import Members, MembersError
+
+LEAVE_S: Final = 2.0
+LEAVE_RETRY_S: Final = 0.1
+
+
+class LocalMembers:
+    """The member effects; :class:`mdcluster.ports.MemberPort`."""
+
+    def __init__(self, members: Members) -> None:
+        self._members = members
+
+    def _state(self, array: ArrayId) -> ArrayState:
+        for state in self._members.arrays():
+            if state.uuid == array:
+                return state
+        raise MembersError(f"array {array} is not known on this node")
+
+    async def write_superblocks(self, effect: WriteSuperblocks) -> SuperblocksWritten:
+        entry = effect.entry
+        written, failed = await self._members.write_superblocks(entry)
+        return SuperblocksWritten(ArrayId(entry.key), entry.stamp, written, failed)
+
+    async def write_nonces(self, effect: WriteNonces) -> NoncesWritten:
+        problem, nonces = await self._members.write_nonces(
+            effect.op, effect.array, effect.members, effect.force
+        )
+        return NoncesWritten(effect.op, problem, nonces)
+
+    async def drop_nonces(self, effect: DropNonces) -> None:
+        await self._members.drop_nonces(effect.op)
+
+    async def prepare(self, effect: PrepareDevices) -> Prepared:
+        proved = await self._members.prepare(effect.claims)
+        return Prepared(effect.op, proved.problem, proved.found, proved.missing)
+
+    async def forget(self, effect: ForgetPrepared) -> None:
+        """Nothing is kept open between prepare and apply."""
+
+    async def probe(self, effect: ProbeMember) -> Probed:
+        try:
+            problem = await self._members.probe(self._state(effect.array), effect.device)
+        except MdclusterError as error:
+            problem = str(error)
+        return Probed(effect.op, problem)
+
+    async def zero_slot(self, effect: ZeroSlot) -> SlotZeroed:
+        try:
+            problem = await self._members.zero_slot(self._state(effect.array), effect.index)
+        except MdclusterError as error:
+            problem = str(error)
+        return SlotZeroed(effect.array, effect.life, problem)
+
+    def slot_offsets(self, array: ArrayId, slots: Sequence[int]) -> tuple[int, ...]:
+        state = self._state(array)
+        return tuple(self._members.slot_offset_sectors(state, index) for index in slots)
+
+
+class LocalArrays:
+    """Brings the driver to committed states; :class:`mdcluster.ports.Applier`."""
+
+    def __init__(
+        self, me: Life, driver: MdDriver, members: Members, *, spectator: bool = False
+    ) -> None:
+        self._me = me
+        self._driver = driver
+        self._members = members
+        self._spectator = spectator
+        self._used_slots: set[tuple[ArrayId, int]] = set()
+
+    async def apply(self, state: ArrayState) -> None:
+        """Once more, if need be: a plan carried out half goes on where it stopped."""
+        here = state.uuid in self._driver.arrays()
+        wanted = bool(state.running) if self._spectator else self._me in state.running
+        paths = await self._members.paths_of(state) if wanted else {}
+        slot_sectors = -1
+        if wanted and not self._spectator and not here:
+            slot_sectors = await self._own_slot(state)
+        status = self._driver.status(state.uuid) if here else None
+        steps = plan(
+            status,
+            state,
+            self._me,
+            paths,
+            slot_offset_sectors=slot_sectors,
+            spectator=self._spectator,
+        )
+        await carry_out(self._driver, steps)
+
+    async def _own_slot(self, state: ArrayState) -> int:
+        """Where our bitmap slot lies; emptied before this life uses it for the first time."""
+        slot = state.slot_of(self._me)
+        if slot is None:
+            raise DriverError(f"array {state.name}: the commit lists no bitmap slot for this node")
+        if (state.uuid, slot.index) not in self._used_slots:
+            problem = await self._members.clear_own_slot(state, slot.index)
+            if problem:
+                raise DriverError(f"array {state.name}: bitmap slot {slot.index}: {problem}")
+            self._used_slots.add((state.uuid, slot.index))
+        return self._members.slot_offset_sectors(state, slot.index)
+
+    async def leave(self, array: ArrayId) -> bool:
+        """Stop it; clients that use it get LEAVE_S to go.
+
+        Raises:
+            ArrayBusyError: it still runs. This life cannot leave it but by ending.
+        """
+        deadline = asyncio.get_running_loop().time() + LEAVE_S
+        while array in self._driver.arrays():
+            try:
+                await self._driver.stop(array)
+            except ArrayBusyError:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(LEAVE_RETRY_S)
+        return True

@@ -1,0 +1,341 @@
+"""The embedded md driver: arrays in user space over image files or block devices.
+
+Same semantics as the kernel's arrays with external metadata (see :mod:`mdcluster.md.driver`), no
+root, no module. Every running array is a block device for NBD clients on the unix socket
+`<nbd_dir>/<array name>.sock`. Raw access for the same process: :meth:`EmbeddedDriver.backend`.
+"""
+
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mdcluster.core.model import ArrayId, ArrayState, DeviceId, Member, MemberState, SyncKind
+from mdcluster.md.driver import (
+    ArrayBusyError,
+    ArrayStatus,
+    DriverError,
+    DriverEvents,
+    GateCheck,
+    SyncStep,
+)
+from mdcluster.md.embedded_array import ArraySettings, EmbeddedArray
+from mdcluster.md.embedded_members import Attached
+from mdcluster.md.embedded_sync import Sync, next_dirty
+from mdcluster.md.faults import Faults
+from mdcluster.md.member_io import IoSettings, LateWrites, MemberIo
+from mdcluster.md.nbd import NbdServer
+from mdcluster.md.nbd_protocol import NbdError
+from mdcluster.md.raid import GeometryError, geometry_of
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:+-]{0,63}")
+
+
+@dataclass(eq=False, slots=True)
+class _Running:
+    """An assembled array and what hangs on it."""
+
+    array: EmbeddedArray
+    socket: Path
+    sync: Sync | None = None
+    server: NbdServer | None = None
+
+    @property
+    def openers(self) -> int:
+        return self.server.connections if self.server is not None else 0
+
+
+class EmbeddedDriver:
+    """:class:`mdcluster.md.driver.MdDriver` in user space.
+
+    gate_check is called in I/O threads, right before each write of a sync. threads: how many
+    each member has. bitmap_clear_ms: how long after the last write a bit is cleared.
+    """
+
+    def __init__(
+        self,
+        nbd_dir: Path,
+        gate_check: GateCheck,
+        *,
+        write_deadline_ms: int = 10_000,
+        faults: Faults | None = None,
+        threads: int = 4,
+        bitmap_clear_ms: int = 5_000,
+    ) -> None:
+        """Nothing is opened. ValueError for figures that could never work."""
+        if write_deadline_ms < 1 or not 1 <= threads <= 64 or bitmap_clear_ms < 1:
+            raise ValueError("deadline, threads (up to 64) and clear time must be positive")
+        self._nbd_dir = nbd_dir
+        self._gate_check = gate_check
+        self._clear_after_s = bitmap_clear_ms / 1000
+        self._io = IoSettings(write_deadline_ms, threads, LateWrites(), faults)
+        self._listeners: list[DriverEvents] = []
+        self._arrays: dict[ArrayId, _Running] = {}
+
+    # --- start and stop ---------------------------------------------------------------------
+
+    async def assemble(
+        self,
+        state: ArrayState,
+        paths: dict[DeviceId, str],
+        slot_offset_sectors: int,
+        *,
+        read_only: bool,
+    ) -> None:
+        """Open the members, load the own slot. DriverError leaves nothing open."""
+        if state.uuid in self._arrays:
+            raise DriverError(f"array {state.name} is already assembled")
+        socket = self._socket_of(state)
+        read_only = read_only or slot_offset_sectors < 0
+        members: list[Attached] = []
+        try:
+            geometry_of(state)
+            for entry in state.writable:
+                if entry.device in paths:
+                    members.append(await self._open(entry, paths[entry.device], read_only, members))
+            array = self._array_of(state, members, slot_offset_sectors, read_only)
+            if slot_offset_sectors >= 0:
+                await array.load_bits()
+        except (DriverError, GeometryError) as error:
+            for member in members:
+                member.io.close()
+            raise DriverError(f"array {state.name} cannot be assembled: {error}") from error
+        self._arrays[state.uuid] = _Running(array, socket)
+
+    def _socket_of(self, state: ArrayState) -> Path:
+        socket = self._nbd_dir / f"{state.name}.sock"
+        if not _NAME.fullmatch(state.name) or len(str(socket).encode()) > 107:
+            raise DriverError(f"{socket} cannot be a socket's name: rename array {state.name!r}")
+        if any(running.socket == socket for running in self._arrays.values()):
+            raise DriverError(f"another array with the name {state.name} is assembled here")
+        return socket
+
+    async def _open(
+        self, entry: Member, path: str, read_only: bool, beside: Iterable[Attached] = ()
+    ) -> Attached:
+        io = await MemberIo.open(path, self._io, read_only=read_only)
+        used = [*beside, *(m for r in self._arrays.values() for m in r.array.members)]
+        for other in used:
+            if other.io.identity == io.identity:
+                io.close()
+                raise DriverError(f"{path} is in use already, as {other.io.path}")
+        return Attached(entry, io, in_sync=entry.state is MemberState.IN_SYNC)
+
+    def _array_of(
+        self, state: ArrayState, members: list[Attached], slot: int, read_only: bool
+    ) -> EmbeddedArray:
+        def report(device: DeviceId, why: str) -> None:
+            for listener in list(self._listeners):
+                listener.member_failed(state.uuid, device, why)
+
+        array = EmbeddedArray(
+            state, members, ArraySettings(slot, read_only, self._clear_after_s, report)
+        )
+        for member in members:
+            array.check(member)
+        good = {member.role for member in members if member.in_sync}
+        for group in array.geometry.groups:
+            if group.isdisjoint(good):
+                raise DriverError(f"no member in sync has any of the roles {sorted(group)}")
+        return array
+
+    async def run(self, array: ArrayId) -> None:
+        """Serve it. Running already is fine."""
+        running = self._of(array)
+        if running.server is not None:
+            return
+        server = NbdServer(
+            running.socket,
+            running.array.name,
+            running.array,
+            align_bytes=running.array.align_bytes,
+        )
+        try:
+            await server.start()
+        except NbdError as error:
+            raise DriverError(f"array {running.array.name} cannot run: {error}") from error
+        running.server = server
+
+    async def stop(self, array: ArrayId) -> None:
+        """Stop serving, flush, clear the bits nobody needs, close the members."""
+        running = self._of(array)
+        if running.openers or running.array.writes.in_flight:
+            raise ArrayBusyError(
+                f"array {running.array.name} is in use: {running.openers} NBD client(s),"
+                f" {running.array.writes.in_flight} write(s) not finished"
+            )
+        await self._shut(array, running, drain_s=1.0)
+
+    async def _shut(self, array: ArrayId, running: _Running, drain_s: float) -> None:
+        running.array.writes.close()
+        if running.server is not None:
+            await running.server.stop(drain_s)
+        if running.sync is not None:
+            await running.sync.stop()
+        await running.array.bitmap.close()
+        with suppress(OSError):  # reported as a failed member; bits that stay set do no harm
+            await running.array.bitmap.clear_idle(all_idle=True)
+        self._arrays.pop(array, None)
+        for member in running.array.members:
+            member.io.close()
+
+    async def close(self) -> None:
+        """Stop all arrays, clients or not: what was not acknowledged never will be."""
+        for array, running in list(self._arrays.items()):
+            await self._shut(array, running, drain_s=0.5)
+
+    # --- members ----------------------------------------------------------------------------
+
+    async def fail(self, array: ArrayId, device: DeviceId) -> None:
+        """DriverError for the last good member."""
+        self._of(array).array.members.fail(device)
+
+    async def unblock(self, array: ArrayId, device: DeviceId) -> None:
+        """DriverError for a blocked member that is not faulty; nothing for one not here."""
+        self._of(array).array.members.unblock(device)
+
+    async def activate(self, array: ArrayId) -> None:
+        """Release all held writes; nothing while a member is (again) blocked."""
+        self._of(array).array.members.activate()
+
+    async def remove(self, array: ArrayId, device: DeviceId) -> None:
+        """DriverError if it is in use."""
+        self._of(array).array.members.remove(device)
+
+    async def add(self, array: ArrayId, member: Member, path: str) -> None:
+        """DriverError if it does not fit, or a late write may still land on it."""
+        target = self._of(array).array
+        attached = await self._open(member, path, target.read_only)
+        try:
+            await target.attach(attached)
+        except DriverError:
+            attached.io.close()
+            raise
+
+    async def take_in(self, array: ArrayId, device: DeviceId) -> None:
+        """From here on the member is read."""
+        self._of(array).array.members.take_in(device)
+
+    # --- holds, reads, bits -------------------------------------------------------------------
+
+    async def hold(self, array: ArrayId, lo_sectors: int, hi_sectors: int) -> None:
+        """Array sectors. Look at `status(...).clean` afterwards before trusting it."""
+        writes = self._of(array).array.writes
+        writes.suspend(lo_sectors, hi_sectors)
+        if lo_sectors < hi_sectors:
+            await writes.drain()
+
+    async def hold_all(self, array: ArrayId, on: bool) -> None:
+        """In force at once; returns when what was in flight has drained."""
+        writes = self._of(array).array.writes
+        writes.all_held = on
+        writes.changed()
+        if on:
+            await writes.drain()
+
+    async def pin_reads(self, array: ArrayId, on: bool) -> None:
+        """Read from the first member in sync only, or from all in turn."""
+        self._of(array).array.pinned = on
+
+    async def set_bits(self, array: ArrayId, lo_sectors: int, hi_sectors: int) -> None:
+        """Sync positions, mapped outward; the chunks will be copied by the next sync."""
+        target = self._writable(array)
+        try:
+            await target.bitmap.need(*target.geometry.array_range(lo_sectors, hi_sectors))
+        except OSError as error:
+            raise DriverError(f"array {target.name}: bits cannot be set: {error}") from error
+
+    async def merge_bits(self, array: ArrayId, slot_offsets_sectors: tuple[int, ...]) -> None:
+        """Each slot is read from every member in sync."""
+        target = self._writable(array)
+        for offset in slot_offsets_sectors:
+            bits = await target.read_slot(offset)
+            try:
+                await target.bitmap.merge(bits)
+            except OSError as error:
+                raise DriverError(f"array {target.name}: bits cannot be merged: {error}") from error
+
+    # --- syncs --------------------------------------------------------------------------------
+
+    async def start_sync(self, array: ArrayId, kind: SyncKind, position_sectors: int) -> None:
+        """DriverError if one was started and not stopped, or the array is read-only."""
+        running, target = self._of(array), self._writable(array)
+        if running.sync is not None:
+            raise DriverError(f"array {target.name}: a {running.sync.kind} was already started")
+        if not 0 <= position_sectors <= target.geometry.size_sectors:
+            raise DriverError(f"array {target.name}: no sync position {position_sectors}")
+        running.sync = Sync(target, kind, position_sectors, self._gate_check)
+
+    async def limit_sync(self, array: ArrayId, hi_sectors: int) -> SyncStep:
+        """DriverError if a member fails or the sync is stopped; GateShutError from the gate."""
+        sync = self._of(array).sync
+        if sync is None:
+            raise DriverError(f"array {self._of(array).array.name}: no sync was started")
+        return await sync.limit(hi_sectors)
+
+    async def stop_sync(self, array: ArrayId) -> None:
+        """No sync: nothing to do."""
+        running = self._of(array)
+        sync = running.sync
+        if sync is not None:
+            await sync.stop()
+            if running.sync is sync:
+                running.sync = None
+
+    def next_dirty(self, array: ArrayId, from_sectors: int) -> int:
+        """Sync positions. Without a sync: by the bitmap."""
+        running = self._of(array)
+        if running.sync is not None:
+            return running.sync.next_dirty(from_sectors)
+        return next_dirty(running.array, from_sectors)
+
+    def mismatched_sectors(self, array: ArrayId) -> int:
+        """What a CHECK has found different so far (md's mismatch_cnt)."""
+        sync = self._of(array).sync
+        return sync.mismatched_sectors if sync is not None else 0
+
+    # --- looking ------------------------------------------------------------------------------
+
+    def status(self, array: ArrayId) -> ArrayStatus:
+        """As it is now."""
+        running = self._of(array)
+        target, sync = running.array, running.sync
+        return ArrayStatus(
+            array=array,
+            members=target.members.status(),
+            write_pending=target.writes.pending,
+            thread_idle=target.thread_idle,
+            writes_in_flight=target.members.writes_in_flight,
+            suspend_lo_sectors=target.writes.suspend_lo_sectors,
+            suspend_hi_sectors=target.writes.suspend_hi_sectors,
+            sync_kind=sync.kind if sync else None,
+            sync_completed_sectors=sync.position_sectors if sync else 0,
+            sync_max_sectors=sync.limit_sectors if sync else 0,
+            openers=running.openers,
+        )
+
+    def arrays(self) -> tuple[ArrayId, ...]:
+        """The assembled ones."""
+        return tuple(self._arrays)
+
+    def backend(self, array: ArrayId) -> EmbeddedArray:
+        """The block device itself (:class:`mdcluster.md.nbd.BlockBackend`)."""
+        return self._of(array).array
+
+    def listen(self, events: DriverEvents) -> None:
+        """From now on."""
+        self._listeners.append(events)
+
+    def _of(self, array: ArrayId) -> _Running:
+        running = self._arrays.get(array)
+        if running is None:
+            raise DriverError(f"array {array} is not assembled on this node")
+        return running
+
+    def _writable(self, array: ArrayId) -> EmbeddedArray:
+        target = self._of(array).array
+        if target.read_only:
+            raise DriverError(f"array {target.name} is read-only on this node")
+        return target

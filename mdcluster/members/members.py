@@ -1,0 +1,349 @@
+"""The members of all arrays, as the runtime sees them: one method for each effect.
+
+Everything that touches a device runs in an expendable thread with a deadline; the event loop
+never waits for a disk, and a slow device delays only what is asked of it. The answers hold what
+went wrong as text, ready for the core's events; GateShutError shows only as "nothing was
+written": the core asks again when it has a lease.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from mdcluster.core.model import (
+    ZERO,
+    ArrayId,
+    ArrayState,
+    Claim,
+    ClusterState,
+    DeviceId,
+    Entry,
+    Member,
+    NewMember,
+    NodeId,
+    Stamp,
+)
+from mdcluster.core.timing import Timing
+from mdcluster.errors import MdclusterError
+from mdcluster.gate import Gate, GateShutError
+from mdcluster.members.area import (
+    Memo,
+    Writing,
+    check_writing,
+    own_block,
+    probe_member,
+    write_member,
+)
+from mdcluster.members.errors import AccessLateError, MembersError, NewerFoundError
+from mdcluster.members.look import Look
+from mdcluster.members.nonceblock import NONCE_BYTES
+from mdcluster.members.nonces import Marked, mark, objection, unmark
+from mdcluster.members.projection import uuid_of
+from mdcluster.members.registry import Registry
+from mdcluster.members.slots import slot_offset_sectors, zero_slot
+from mdcluster.members.workers import Workers
+
+log = logging.getLogger(__name__)
+
+MARKED_OPS_MAX = 64
+Written = tuple[tuple[DeviceId, ...], tuple[tuple[DeviceId, str], ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """The answer to claims: as the core's Prepared."""
+
+    problem: str
+    found: tuple[tuple[DeviceId, Stamp], ...] = ()
+    missing: tuple[tuple[DeviceId, str], ...] = ()
+
+
+class Members:
+    """For one daemon and one event loop.
+
+    patterns: Settings.driver.members. entries: the newest entries of this node by key, read
+    whenever the cluster's identity or the other arrays matter.
+    """
+
+    def __init__(
+        self,
+        me: NodeId,
+        gate: Gate,
+        patterns: Iterable[str],
+        timing: Timing,
+        entries: Callable[[], Mapping[str, Entry]],
+        now_s: Callable[[], int] = lambda: int(time.time()),
+    ) -> None:
+        self._me = me
+        self._gate = gate
+        self._timing = timing
+        self._entries = entries
+        self._now_s = now_s
+        self.workers = Workers()
+        self.registry = Registry(patterns, self.workers, timing.probe_deadline_ms)
+        self._memos: dict[DeviceId, Memo] = {}
+        self._marked: dict[int, list[Marked]] = {}
+
+    # --- what this node knows ---------------------------------------------------------------
+
+    def _cluster(self) -> ClusterState:
+        for entry in self._entries().values():
+            if isinstance(entry.state, ClusterState):
+                return entry.state
+        raise MembersError("this cluster has no identity yet: no commit of its voters is known")
+
+    def arrays(self) -> tuple[ArrayState, ...]:
+        """The arrays of the cluster, as this node knows them."""
+        states = (entry.state for entry in self._entries().values())
+        return tuple(state for state in states if isinstance(state, ArrayState))
+
+    def path_of(self, device: DeviceId) -> str | None:
+        """Where the device is on this node, if it was seen."""
+        return self.registry.path_of(device)
+
+    async def paths_of(self, state: ArrayState) -> dict[DeviceId, str]:
+        """For the driver's assemble: all members but the faulty that are to be found here."""
+        if any(self.path_of(m.device) is None for m in state.writable):
+            await self.registry.scan()
+        paths = {m.device: self.path_of(m.device) for m in state.writable}
+        return {device: path for device, path in paths.items() if path is not None}
+
+    @property
+    def paths(self) -> dict[DeviceId, str]:
+        """Where each device was seen last."""
+        return self.registry.paths
+
+    async def look(self, paths: Iterable[str]) -> dict[str, Look]:
+        """What stands on these devices now, read-only; what is wrong with one is in its Look."""
+        names = tuple(dict.fromkeys(paths))
+        return dict(zip(names, await self.registry.look_all(names), strict=True))
+
+    async def present(self) -> dict[DeviceId, str]:
+        """Every device that shows itself on this node right now, clones left out."""
+        places = [one.device for one in await self.registry.scan() if one.device is not None]
+        known = self.registry.paths
+        return {device: known[device] for device in places if device in known}
+
+    def slot_offset_sectors(self, state: ArrayState, index: int) -> int:
+        """Where a bitmap slot begins on each member; MembersError if it does not exist."""
+        return slot_offset_sectors(state, index)
+
+    # --- WriteSuperblocks -------------------------------------------------------------------
+
+    async def write_superblocks(self, entry: Entry) -> Written:
+        """Own ring record, then superblock, on all members but the faulty: written, failed.
+
+        Both are empty if the gate is shut, or if this node must not or cannot write whatever
+        the member: nothing may be said of any member then.
+        """
+        state = entry.state
+        if not isinstance(state, ArrayState):
+            return (), ()
+        try:
+            writing = Writing(entry, state, self._cluster(), self._me, self._now_s())
+            check_writing(writing)
+        except MdclusterError as error:
+            log.error("array %s: commit not written to its members: %s", state.name, error)
+            return (), ()
+        answers = await asyncio.gather(*(self._write_one(m, writing) for m in state.writable))
+        pairs = list(zip(state.writable, answers, strict=True))
+        if any(answer is None for answer in answers):
+            return (), ()
+        written = tuple(member.device for member, why in pairs if not why)
+        return written, tuple((member.device, why) for member, why in pairs if why)
+
+    async def _write_one(self, member: Member, writing: Writing) -> str | None:
+        """'' if written, why not, or None if the gate did not let it through."""
+        device = member.device
+        memo = self._memos.pop(device, None)
+        try:
+            path = await self.registry.find(device)
+            call = partial(write_member, path, member, writing, memo, self._gate.check)
+            self._memos[device] = await self.workers.run(path, self._timing.write_deadline_ms, call)
+        except GateShutError:
+            return None
+        except NewerFoundError as error:
+            log.error("array %s: not written: %s", writing.state.name, error)
+            return None
+        except AccessLateError as error:
+            return str(error)
+        except MdclusterError as error:
+            self.registry.forget(device)  # looked for again, should it have moved
+            return str(error)
+        self._settled(writing.state.uuid, device)
+        return ""
+
+    def _settled(self, array: ArrayId, device: DeviceId) -> None:
+        """The device has a superblock: nothing is put back there any more."""
+        for op, marked in list(self._marked.items()):
+            left = [
+                m for m in marked if (str(m.nonce.array), str(m.nonce.device)) != (array, device)
+            ]
+            if left:
+                self._marked[op] = left
+            else:
+                del self._marked[op]
+
+    # --- WriteNonces, DropNonces ------------------------------------------------------------
+
+    async def write_nonces(
+        self, op: int, array: ArrayId, members: Sequence[NewMember], force: bool
+    ) -> tuple[str, tuple[tuple[DeviceId, bytes], ...]]:
+        """Why the devices cannot be taken, or '' and the nonce written to each."""
+        looks = await self.registry.look_all(m.path for m in members)
+        problem = objection(array, members, looks, self.arrays(), force)
+        if problem:
+            return problem, ()
+        answers = await asyncio.gather(*(self._mark(array, m) for m in members))
+        marked = [answer for answer in answers if isinstance(answer, Marked)]
+        problems = [answer for answer in answers if isinstance(answer, str)]
+        if problems:
+            await self._unmark(marked)
+            return problems[0], ()
+        while len(self._marked) >= MARKED_OPS_MAX:
+            del self._marked[next(iter(self._marked))]
+        self._marked[op] = marked
+        values = tuple((m.device, one.nonce.value) for m, one in zip(members, marked, strict=True))
+        return "", values
+
+    async def _mark(self, array: ArrayId, member: NewMember) -> Marked | str:
+        value = secrets.token_bytes(NONCE_BYTES)
+        call = partial(mark, member.path, array, member, value, self._gate.check)
+        try:
+            marked = await self.workers.run(member.path, self._timing.write_deadline_ms, call)
+        except MdclusterError as error:
+            return str(error)
+        self._memos.pop(member.device, None)
+        self.registry.remember(member.device, member.path)
+        return marked
+
+    async def drop_nonces(self, op: int) -> str:
+        """Put back what stood there; '' or why that was not possible everywhere."""
+        return await self._unmark(self._marked.pop(op, []))
+
+    async def _unmark(self, marked: Sequence[Marked]) -> str:
+        check, deadline_ms = self._gate.check, self._timing.write_deadline_ms
+        calls = (self._say(one.path, deadline_ms, partial(unmark, one, check)) for one in marked)
+        problems = [why for why in await asyncio.gather(*calls) if why]
+        for one in marked:
+            self.registry.forget(DeviceId(str(one.nonce.device)))
+        return "; ".join(problems)
+
+    async def _say(self, path: str, deadline_ms: int, call: Callable[[], None]) -> str:
+        """'' if it went well, why not otherwise."""
+        try:
+            await self.workers.run(path, deadline_ms, call)
+        except MdclusterError as error:
+            return str(error)
+        return ""
+
+    # --- PrepareDevices ---------------------------------------------------------------------
+
+    async def prepare(self, claims: Sequence[Claim]) -> Proved:
+        """Find and prove devices: by the nonce, or (empty nonce) by the UUID in the superblock.
+
+        found: with the stamp of the superblock, ZERO for one proved by its nonce. problem: a
+        device is there twice, so that none of them may be used.
+        """
+        for claim in claims:
+            if claim.path:
+                self.registry.hint(claim.device, claim.path)
+        looks = await self.registry.scan([claim.path for claim in claims if claim.path])
+        found: list[tuple[DeviceId, Stamp]] = []
+        missing: list[tuple[DeviceId, str]] = []
+        for claim in claims:
+            seen = [one for one in looks if _shows(one, claim)]
+            if len(seen) > 1:
+                return Proved(_twice(claim, seen))
+            if not seen:
+                self.registry.forget(claim.device)
+                missing.append((claim.device, self._why_missing(claim, looks)))
+                continue
+            self.registry.remember(claim.device, seen[0].path, seen[0].identity)
+            if why := self._foreign(seen[0]):
+                missing.append((claim.device, why))
+            else:
+                found.append((claim.device, (not claim.nonce and seen[0].stamp) or ZERO))
+        return Proved("", tuple(found), tuple(missing))
+
+    def _foreign(self, seen: Look) -> str:
+        """A stamp counts only under the cluster's own UUID."""
+        ours = self._cluster_uuid()
+        if seen.header is None or ours is None or str(seen.header.cluster_uuid) == ours:
+            return ""
+        return f"{seen.path} belongs to cluster {seen.header.cluster_name}, not to this one"
+
+    def _cluster_uuid(self) -> str | None:
+        try:
+            return str(uuid_of(self._cluster().uuid, "cluster"))
+        except MembersError:
+            return None
+
+    def _why_missing(self, claim: Claim, looks: Sequence[Look]) -> str:
+        hinted = next((one for one in looks if one.path == claim.path), None)
+        if hinted is not None and hinted.problem:
+            return hinted.problem
+        what = "the nonce that the writer wrote to it" if claim.nonce else "a superblock of it"
+        where = f" (it is {claim.path} where it was named)" if claim.path else ""
+        return f"none of {len(looks)} devices here shows {what}{where}"
+
+    # --- bitmap slots -----------------------------------------------------------------------
+
+    async def zero_slot(self, state: ArrayState, index: int) -> str:
+        """Zero a dead life's slot on all members but the faulty, gated: '' or why not."""
+        return await self._zero(state, index, self._gate.check)
+
+    async def clear_own_slot(self, state: ArrayState, index: int) -> str:
+        """Zero the slot newly given to this life, before the array is assembled: '' or why not.
+
+        The slot is this life's own, so the gate is not asked. Never for an array that this life
+        has run already: its bits are what a resync after its death lives on.
+        """
+        return await self._zero(state, index, own_block)
+
+    async def _zero(self, state: ArrayState, index: int, check: Callable[[], None]) -> str:
+        answers = await asyncio.gather(
+            *(self._zero_one(state, m, index, check) for m in state.writable)
+        )
+        return "; ".join(why for why in answers if why)
+
+    async def _zero_one(
+        self, state: ArrayState, member: Member, index: int, check: Callable[[], None]
+    ) -> str:
+        try:
+            path = await self.registry.find(member.device)
+        except MembersError as error:
+            return str(error)
+        call = partial(zero_slot, path, state, member, index, check)
+        return await self._say(path, self._timing.write_deadline_ms, call)
+
+    # --- ProbeMember ------------------------------------------------------------------------
+
+    async def probe(self, state: ArrayState, device: DeviceId) -> str:
+        """Can this node write and read the member? '' or why not."""
+        try:
+            path = await self.registry.find(device)
+            ids = uuid_of(state.uuid, "array"), uuid_of(device, "device"), uuid_of(self._me, "node")
+            call = partial(probe_member, path, *ids)
+            return await self.workers.run(path, self._timing.probe_deadline_ms, call)
+        except MembersError as error:
+            return str(error)
+
+
+def _shows(seen: Look, claim: Claim) -> bool:
+    if not claim.nonce:
+        return seen.device == claim.device
+    nonce = seen.nonce
+    return nonce is not None and (str(nonce.device), nonce.value) == (claim.device, claim.nonce)
+
+
+def _twice(claim: Claim, seen: Sequence[Look]) -> str:
+    what = "the nonce" if claim.nonce else "the UUID"
+    return (
+        f"{seen[0].path} and {seen[1].path} both show {what} of device {claim.device}: one is a "
+        "clone of the other; take it away or wipe it"
+    )

@@ -1,0 +1,85 @@
+"""Verbs to wishes: reads the devices that a request names, then lets `build` decide."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+from mdcluster.control.verbs import (
+    Args,
+    AssembleArgs,
+    CreateArgs,
+    MemberArgs,
+    NodeArgs,
+    StopArgs,
+    Verb,
+)
+from mdcluster.core.model import DeviceId
+from mdcluster.core.node import NodeView
+from mdcluster.members.look import Look
+from mdcluster.requests import build
+from mdcluster.requests.build import Wish
+from mdcluster.requests.errors import RequestError
+from mdcluster.requests.views import names_of, states_of
+
+
+class DeviceLook(Protocol):
+    """Reads devices of this node; :class:`mdcluster.members.Members`."""
+
+    @property
+    def paths(self) -> Mapping[DeviceId, str]:
+        """Where members of this node were seen last."""
+
+    async def look(self, paths: Iterable[str]) -> dict[str, Look]: ...
+
+    async def present(self) -> Mapping[DeviceId, str]:
+        """Every member that is to be seen on this node right now, and where."""
+
+
+class Requests:
+    """For one daemon. view: what the core knows now."""
+
+    def __init__(
+        self,
+        devices: DeviceLook,
+        view: Callable[[], NodeView],
+        now_s: Callable[[], int] = lambda: int(time.time()),
+    ) -> None:
+        self._devices = devices
+        self._view = view
+        self._now_s = now_s
+
+    async def wishes(self, verb: Verb, args: Args) -> tuple[Wish, ...]:
+        """The changes to propose, in order; none if there is nothing to do.
+
+        RequestError if the verb cannot be meant so; also for verbs that propose nothing.
+        """
+        if isinstance(args, CreateArgs):
+            looks = await self._devices.look(build.devices_named(args))
+            return (build.create(args, looks, states_of(self._view()), self._now_s()),)
+        if isinstance(args, AssembleArgs):
+            looks = await self._devices.look(build.devices_named(args))
+            return (build.assemble(args, states_of(self._view()), looks),)
+        if isinstance(args, StopArgs):
+            return (build.stop(args, states_of(self._view())),)
+        if isinstance(args, MemberArgs):
+            return await self._members(verb, args)
+        if isinstance(args, NodeArgs) and verb is Verb.TRANSFER:
+            return (build.transfer(args, names_of(self._view())),)
+        if isinstance(args, NodeArgs) and verb is Verb.ADMIT:
+            view = self._view()
+            return (build.admit(args, view.cluster, names_of(view)),)
+        raise RequestError(f"{verb} proposes nothing")
+
+    async def _members(self, verb: Verb, args: MemberArgs) -> tuple[Wish, ...]:
+        looks = await self._devices.look(build.devices_named(args))
+        arrays = states_of(self._view())
+        if verb is Verb.ADD:
+            return (build.add(args, arrays, looks),)
+        kinds = {Verb.FAIL: build.fail, Verb.REMOVE: build.remove, Verb.READD: build.re_add}
+        if verb not in kinds:
+            raise RequestError(f"{verb} takes no member")
+        if args.device in build.KEYWORDS:
+            present = await self._devices.present()
+        else:
+            present = {}
+        return kinds[verb](args, arrays, looks, build.Places(self._devices.paths, present))

@@ -1,0 +1,335 @@
+"""What a node knows, as the answers to `status`, `arrays`, `detail`, `mdstat`, `why`. Pure.
+
+The core's view says what is committed and applied; the driver and the registry add what only
+this host knows: paths, dirty chunks, writes in flight. Nothing here waits for a device.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from mdcluster.control.arrays import (
+    ArrayBrief,
+    ArrayDetail,
+    ArrayList,
+    ArrayWord,
+    BitmapInfo,
+    MdstatArray,
+    MdstatData,
+    MemberInfo,
+    MemberWord,
+    Started,
+    SyncInfo,
+    SyncState,
+    SyncWord,
+    Waiting,
+)
+from mdcluster.control.status import (
+    ClusterStatus,
+    LinkInfo,
+    NodeInfo,
+    NodeRole,
+    Quorum,
+    WhyData,
+)
+from mdcluster.core.arrays import array_size_sectors, end_sectors, needs_sync
+from mdcluster.core.model import (
+    CLUSTER_KEY,
+    ZERO,
+    ArrayId,
+    ArrayState,
+    DeviceId,
+    Member,
+    MemberState,
+    NodeId,
+    SyncKind,
+)
+from mdcluster.core.node import NodeView
+from mdcluster.md.driver import ArrayStatus
+from mdcluster.metadata import bitmap
+from mdcluster.requests.speed import Speeds
+
+WRITER = "writer"
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """What only this host knows.
+
+    paths, numbers: of devices that were seen (major and minor of block devices). statuses: of
+    the arrays the driver runs. dirty_chunks: in this node's bitmap slots. links: by node name.
+    spectators: names of clusterips lines that are. now_ms: on the core's clock.
+    """
+
+    now_ms: int
+    paths: Mapping[DeviceId, str] = field(default_factory=dict)
+    numbers: Mapping[DeviceId, tuple[int, int]] = field(default_factory=dict)
+    statuses: Mapping[ArrayId, ArrayStatus] = field(default_factory=dict)
+    dirty_chunks: Mapping[ArrayId, int] = field(default_factory=dict)
+    links: Mapping[str, tuple[LinkInfo, ...]] = field(default_factory=dict)
+    spectators: frozenset[str] = frozenset()
+
+
+def states_of(view: NodeView) -> tuple[ArrayState, ...]:
+    """Every array: as applied here, or as persisted where nothing was applied yet; by name."""
+    known = {e.state.uuid: e.state for e in view.entries if isinstance(e.state, ArrayState)}
+    known |= {state.uuid: state for state in view.states}
+    return tuple(sorted(known.values(), key=lambda state: state.name))
+
+
+def names_of(view: NodeView) -> dict[NodeId, str]:
+    """Names of all nodes that were ever seen or are bound to a line, this one among them."""
+    names = {v.node: v.name for v in view.cluster.voters if v.node is not None}
+    return names | dict(view.names) | {view.me.node: view.name}
+
+
+# --- the cluster ---------------------------------------------------------------------------------
+
+
+def status(view: NodeView, here: Here, version: str = "") -> ClusterStatus:
+    """Who is writer, term, lease, quorum, nodes."""
+    names = names_of(view)
+    writing = view.role == WRITER
+    writer = view.me.node if writing else view.writer
+    return ClusterStatus(
+        name=view.cluster.name,
+        uuid=view.cluster.uuid,
+        node=view.name,
+        node_uuid=view.me.node,
+        role=_role(view, here, view.me.node, view.name),
+        writer="" if writer is None else names.get(writer, writer),
+        term=view.term,
+        lease_ms_left=max(view.lease_until_ms - here.now_ms, 0) if writing else None,
+        quorum=_quorum(view),
+        nodes=tuple(_nodes(view, here)),
+        waiting=waiting(view),
+        version=version,
+    )
+
+
+def _alive(view: NodeView) -> frozenset[NodeId]:
+    return view.up | {view.me.node}
+
+
+def _quorum(view: NodeView) -> Quorum:
+    voters = view.cluster.voters
+    names = names_of(view)
+    up = {names.get(node) for node in _alive(view)}
+    alive = sum(v.node in _alive(view) or (v.node is None and v.name in up) for v in voters)
+    return Quorum(len(voters), len(voters) // 2 + 1, alive)
+
+
+def _nodes(view: NodeView, here: Here) -> Iterator[NodeInfo]:
+    """Voters in their order, then whoever else was seen."""
+    names = names_of(view)
+    nodes = {name: node for node, name in sorted(names.items())}
+    for voter in view.cluster.voters:
+        yield _node(view, here, voter.node or nodes.get(voter.name), voter.name)
+    voters = {v.name for v in view.cluster.voters}
+    for node, name in sorted(names.items(), key=lambda pair: (pair[1], pair[0])):
+        if name not in voters:
+            yield _node(view, here, node, name)
+
+
+def _node(view: NodeView, here: Here, node: NodeId | None, name: str) -> NodeInfo:
+    return NodeInfo(
+        name=name,
+        uuid=node or "",
+        role=_role(view, here, node, name),
+        alive=node in _alive(view),
+        suspect=node in view.suspects,
+        boot_id=view.me.boot_id if node == view.me.node else "",
+        links=here.links.get(name, ()),
+    )
+
+
+def _role(view: NodeView, here: Here, node: NodeId | None, name: str) -> NodeRole:
+    if node == view.me.node and view.role in (WRITER, "spectator"):
+        return NodeRole(view.role)
+    if node is not None and node == view.writer:
+        return NodeRole.WRITER
+    if name in here.spectators:
+        return NodeRole.SPECTATOR
+    return NodeRole.UNKNOWN if view.cluster.named(name) is None else NodeRole.VOTER
+
+
+def waiting(view: NodeView, array: ArrayId | None = None) -> tuple[Waiting, ...]:
+    """What does not go on, of the cluster or of one array; arrays by their names."""
+    names = {str(state.uuid): state.name for state in states_of(view)}
+    return tuple(
+        Waiting(CLUSTER_KEY if key == CLUSTER_KEY else names.get(key, key), why)
+        for key, why in dict.fromkeys(view.waiting)
+        if array is None or key == array
+    )
+
+
+def why(view: NodeView) -> WhyData:
+    """All that waits."""
+    found = waiting(view)
+    if view.holding_all:
+        text = "holds every write: the writer has not renewed this node's I/O lease"
+        found = (*found, Waiting(view.name, text))
+    return WhyData(found)
+
+
+# --- arrays --------------------------------------------------------------------------------------
+
+
+def arrays(view: NodeView) -> ArrayList:
+    """One line an array."""
+    return ArrayList(
+        tuple(
+            ArrayBrief(
+                name=state.name,
+                uuid=state.uuid,
+                level=state.level,
+                raid_disks=state.raid_disks,
+                active=state.active,
+                running=len(state.running),
+                degraded=state.degraded,
+            )
+            for state in states_of(view)
+        )
+    )
+
+
+def detail(view: NodeView, here: Here, state: ArrayState, speeds: Speeds) -> ArrayDetail:
+    """All that is known of one array."""
+    names = names_of(view)
+    stamps = {e.key: e.stamp for e in view.entries} | dict(view.applied)
+    return ArrayDetail(
+        name=state.name,
+        uuid=state.uuid,
+        level=state.level,
+        layout=state.layout,
+        chunk_sectors=state.chunk_sectors,
+        raid_disks=state.raid_disks,
+        size_sectors=state.size_sectors,
+        array_sectors=array_size_sectors(state),
+        state=_word(state, here),
+        members=members(state, here),
+        events=stamps.get(state.uuid, ZERO).events,
+        created_s=state.created_s,
+        updated_s=state.updated_s,
+        cluster=view.cluster.name,
+        sync=sync_info(view, state, speeds),
+        bitmap=_bitmap(state, here),
+        running=tuple(sorted(names.get(life.node, life.node) for life in state.running)),
+        waiting=waiting(view, state.uuid),
+    )
+
+
+def mdstat(view: NodeView, here: Here, speeds: Speeds) -> MdstatData:
+    """All arrays in the shape of /proc/mdstat."""
+    return MdstatData(
+        tuple(
+            MdstatArray(
+                device=f"md_{state.name}",
+                state=_word(state, here),
+                level=state.level,
+                layout=state.layout,
+                chunk_sectors=state.chunk_sectors,
+                raid_disks=state.raid_disks,
+                array_sectors=array_size_sectors(state),
+                members=members(state, here),
+                sync=sync_info(view, state, speeds),
+                bitmap=_bitmap(state, here),
+            )
+            for state in states_of(view)
+        )
+    )
+
+
+def started(view: NodeView, state: ArrayState) -> Started:
+    """What became of `create` or `assemble`."""
+    names = names_of(view)
+    return Started(
+        state.name,
+        tuple(sorted(names.get(life.node, life.node) for life in state.running)),
+        len(state.in_sync),
+        state.raid_disks,
+        sum(m.state in (MemberState.SPARE, MemberState.RECOVERING) for m in state.members),
+    )
+
+
+def members(state: ArrayState, here: Here) -> tuple[MemberInfo, ...]:
+    """By role, then spares and faulty members by number, as mdadm lists them."""
+
+    def place(member: Member) -> tuple[int, int]:
+        return (member.role if member.role >= 0 else state.raid_disks, member.number)
+
+    return tuple(_member(member, here) for member in sorted(state.members, key=place))
+
+
+def _member(member: Member, here: Here) -> MemberInfo:
+    major, minor = here.numbers.get(member.device, (0, 0))
+    return MemberInfo(
+        number=member.number,
+        role=member.role,
+        state=MemberWord(member.state.value),
+        uuid=member.device,
+        path=here.paths.get(member.device, ""),
+        major=major,
+        minor=minor,
+    )
+
+
+def _word(state: ArrayState, here: Here) -> ArrayWord:
+    """As md's array_state: active while copies may differ, by writes or by a resync to come."""
+    if not state.active or not state.running:
+        return ArrayWord.INACTIVE
+    local = here.statuses.get(state.uuid)
+    writing = local is not None and (local.writes_in_flight > 0 or local.write_pending)
+    return ArrayWord.ACTIVE if writing or state.resync_sectors is not None else ArrayWord.CLEAN
+
+
+def _bitmap(state: ArrayState, here: Here) -> BitmapInfo:
+    chunks = bitmap.chunk_count(array_size_sectors(state), state.bitmap_chunk_sectors)
+    return BitmapInfo(
+        chunk_sectors=state.bitmap_chunk_sectors,
+        chunks=chunks,
+        chunks_dirty=min(here.dirty_chunks.get(state.uuid, 0), chunks),
+        slots=len(state.slots),
+        slots_dirty=sum(slot.dirty for slot in state.slots),
+    )
+
+
+def sync_info(view: NodeView, state: ArrayState, speeds: Speeds) -> SyncInfo | None:
+    """The pass under way, or the one due; the writer knows its position best."""
+    pass_, end = state.sync, end_sectors(state)
+    if pass_ is None:
+        due = needs_sync(state)
+        if due is None:
+            return None
+        return SyncInfo(SyncWord(due.value), SyncState.PENDING, _due_from(state, due), end)
+    complete = {array: done for array, done, _ in view.passes}.get(state.uuid, 0)
+    position = min(max(pass_.position_sectors, complete), end)
+    speed_kib = speeds.kib_per_s(state.uuid, pass_.serial)
+    going = bool(state.running) and not state.paused
+    return SyncInfo(
+        SyncWord(pass_.kind.value),
+        SyncState.RUNNING if going else SyncState.PENDING,
+        position,
+        end,
+        speed_kib,
+        (end - position) // 2 // speed_kib if speed_kib else None,
+    )
+
+
+def _due_from(state: ArrayState, kind: SyncKind) -> int:
+    if kind is SyncKind.RESYNC:
+        return state.resync_sectors or 0
+    return min((m.recovery_sectors for m in state.members if kind is SyncKind.RECOVER), default=0)
+
+
+def note_progress(view: NodeView, speeds: Speeds, now_ms: int) -> None:
+    """Feed the speeds with every pass that is under way; call it now and then."""
+    complete = {array: done for array, done, _ in view.passes}
+    for state in states_of(view):
+        if state.sync is not None:
+            position = max(state.sync.position_sectors, complete.get(state.uuid, 0))
+            speeds.note(state.uuid, state.sync.serial, position, now_ms)
+
+
+def missing_paths(states: Iterable[ArrayState], here: Here) -> tuple[DeviceId, ...]:
+    """Members whose place on this host is not known: worth a scan before an answer."""
+    return tuple(m.device for s in states for m in s.members if m.device not in here.paths)

@@ -1,0 +1,81 @@
+"""Shared disks of the simulated world: superblock, rings, bitmap slots and a few dozen blocks.
+
+A block stands for `BLOCK_SECTORS` sectors and holds one number: 0 when fresh, else the
+sequence number of the write that put it there (each block has one writing host, so a larger
+number is a newer write). One bit of a bitmap slot stands for one block.
+"""
+
+from dataclasses import dataclass, field
+
+from mdcluster.core.model import ArrayId, DeviceId, Entry, NodeId
+
+BLOCK_SECTORS = 2048
+BLOCKS = 24
+SIZE_SECTORS = BLOCK_SECTORS * BLOCKS
+SLOTS = 64
+EVERY_HOST = -1
+
+
+def block_range(lo_sectors: int, hi_sectors: int) -> range:
+    """The blocks that [lo, hi) touches."""
+    return range(lo_sectors // BLOCK_SECTORS, -(-min(hi_sectors, SIZE_SECTORS) // BLOCK_SECTORS))
+
+
+def mask_of(blocks: range) -> int:
+    """Bits of these blocks."""
+    return sum(1 << block for block in blocks)
+
+
+def first_dirty_sectors(mask: int, from_sectors: int) -> int:
+    """Where the next set bit at or above `from_sectors` begins, or the end of the array."""
+    rest = mask >> (from_sectors // BLOCK_SECTORS)
+    if not rest:
+        return SIZE_SECTORS
+    block = from_sectors // BLOCK_SECTORS + (rest & -rest).bit_length() - 1
+    return max(block * BLOCK_SECTORS, from_sectors)
+
+
+@dataclass(slots=True)
+class Disk:
+    """One shared disk. Failures are per host index (or EVERY_HOST)."""
+
+    path: str
+    device: DeviceId | None = None
+    nonce: bytes = b""
+    superblock: Entry | None = None
+    torn: bool = False
+    rings: dict[tuple[NodeId, ArrayId], Entry] = field(default_factory=dict)
+    bits: list[int] = field(default_factory=lambda: [0] * SLOTS)
+    data: list[int] = field(default_factory=lambda: [0] * BLOCKS)
+    bad_writes: set[int] = field(default_factory=set)
+    bad_reads: set[int] = field(default_factory=set)
+    slow_us: int = 0
+    before_nonce: "tuple[DeviceId | None, bytes, Entry | None, bool] | None" = None
+
+    def writes_for(self, host: int) -> bool:
+        return not self.bad_writes or (
+            EVERY_HOST not in self.bad_writes and host not in self.bad_writes
+        )
+
+    def reads_for(self, host: int) -> bool:
+        return not self.bad_reads or (
+            EVERY_HOST not in self.bad_reads and host not in self.bad_reads
+        )
+
+    def mend(self) -> None:
+        self.bad_writes.clear()
+        self.bad_reads.clear()
+        self.slow_us = 0
+
+    def write_nonce(self, device: DeviceId, nonce: bytes) -> None:
+        """Claim the disk for a new device; what stood there can be put back."""
+        self.before_nonce = (self.device, self.nonce, self.superblock, self.torn)
+        self.device, self.nonce, self.superblock, self.torn = device, nonce, None, False
+
+    def drop_nonce(self) -> None:
+        if self.before_nonce is not None:
+            self.device, self.nonce, self.superblock, self.torn = self.before_nonce
+            self.before_nonce = None
+
+    def write_superblock(self, entry: Entry) -> None:
+        self.superblock, self.torn, self.before_nonce = entry, False, None

@@ -1,0 +1,405 @@
+"""md of one host as the kernels behave (KERNEL.md), over the shared disks of the world.
+
+Writes go to every attached member; one that fails is held until `unblock` of that member
+*and* `activate`; `activate` releases every held write of the array, whatever it waits for.
+A failed and held write counts as drained for a hold. Bits of the own slot are on disk before
+the data. A sync with a bitmap ignores positions and copies what is dirty in the own slot;
+it checks the gate before each write, and a frozen host may issue a checked write late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mdcluster.core.events import MemberFailed
+from mdcluster.core.model import ArrayId, ArrayState, DeviceId, Member, MemberState, SyncKind
+from tests.sim.disks import (
+    BLOCK_SECTORS,
+    BLOCKS,
+    SIZE_SECTORS,
+    Disk,
+    block_range,
+    first_dirty_sectors,
+    mask_of,
+)
+
+if TYPE_CHECKING:
+    from tests.sim.hosts import Host
+
+BY_POSITION = (SyncKind.RECOVER, SyncKind.CHECK, SyncKind.REPAIR)
+
+
+@dataclass(slots=True, eq=False)
+class Leg:
+    """One member as this host's md has it."""
+
+    disk: Disk
+    device: DeviceId
+    role: int
+    in_sync: bool
+    by_bitmap: bool = False
+    faulty: bool = False
+    blocked: bool = False  # blocked, or unacknowledged errors: writes wait
+
+
+@dataclass(slots=True, eq=False)
+class Write:
+    """One write of an application."""
+
+    block: int
+    value: int
+    pending: list[Leg] = field(default_factory=list)
+    landed: list[Leg] = field(default_factory=list)
+    failed: list[Leg] = field(default_factory=list)
+    without_bit: list[Leg] = field(default_factory=list)
+    doomed: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Sync:
+    """One running pass: frozen at `position` until it is allowed more."""
+
+    serial: int
+    kind: SyncKind
+    position: int
+    busy_block: int = -1
+    stopping: bool = False
+    steps: int = 0
+
+
+class MdArray:
+    """One running array of one host."""
+
+    def __init__(self, host: Host, uuid: ArrayId, slot: int) -> None:
+        self.host = host
+        self.uuid = uuid
+        self.slot = slot
+        self.legs: list[Leg] = []
+        self.raid_disks = 0
+        self.resync_from = BLOCKS  # reads at or above go to the first member
+        self.pinned = False
+        self.hold = (0, 0)
+        self.write_pending = False
+        self.closing = False
+        self.broken = False  # it cannot follow a commit: it holds its writes
+        self.in_flight: list[Write] = []
+        self.held: list[Write] = []
+        self.waiting: list[Write] = []
+        self.drained: list[Callable[[], None]] = []
+        self.sync: Sync | None = None
+        self.sync_bits = 0  # to be copied by a pass of this host
+        self.degraded_bits = 0  # written while a role had no member
+
+    # --- status --------------------------------------------------------------------------
+
+    def leg(self, device: DeviceId) -> Leg | None:
+        return next((leg for leg in self.legs if leg.device == device), None)
+
+    @property
+    def failure_held(self) -> bool:
+        return bool(self.held) or any(leg.blocked for leg in self.legs)
+
+    @property
+    def clean(self) -> bool:
+        """No write is held by a failure (what a hold needs)."""
+        return not self.write_pending and not self.failure_held
+
+    @property
+    def sample_clean(self) -> bool:
+        """What `activate` needs: states clean, no writes in flight on remaining members."""
+        return not any(leg.blocked for leg in self.legs) and not any(
+            not leg.faulty for write in self.in_flight for leg in write.pending
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Every role has a member that is written and not faulty."""
+        return sum(1 for leg in self.legs if leg.in_sync and not leg.faulty) >= self.raid_disks
+
+    # --- application I/O -----------------------------------------------------------------
+
+    def must_wait(self, block: int) -> bool:
+        lo, hi = self.hold
+        return (
+            self.host.md.hold_all
+            or self.write_pending
+            or self.closing
+            or self.broken
+            or (lo < hi and lo < (block + 1) * BLOCK_SECTORS and block * BLOCK_SECTORS < hi)
+            or (self.sync is not None and self.sync.busy_block == block)
+            or any(leg.blocked for leg in self.legs)
+        )
+
+    def submit(self, write: Write) -> None:
+        if self.must_wait(write.block):
+            self.waiting.append(write)
+            return
+        targets = [leg for leg in self.legs if not leg.faulty]
+        if not targets:
+            self.host.world.load["writes_without_member"] += 1
+            self.host.workload.write_ended(self, write, acked=False)
+            return
+        self.host.world.check.app_write_issued(self, write)
+        write.pending = targets
+        self.in_flight.append(write)
+        write.without_bit = self._set_bits(1 << write.block)
+        for leg in list(targets):
+            delay_us = self.host.world.write_delay_us() + leg.disk.slow_us
+            self.host.world.after_us(delay_us, self.land, self.host.life, write, leg)
+
+    def land(self, life: object, write: Write, leg: Leg) -> None:
+        """A leg's write reaches the disk; its return is told to the host when it runs."""
+        host = self.host
+        if host.life != life or not host.up:
+            return  # decided at the crash
+        ok = leg.disk.writes_for(host.index) and leg.disk.device == leg.device
+        ok = ok and leg not in write.without_bit  # no data before its bit
+        if ok:
+            self.put(leg, write)
+        host.run(self.returned, write, leg, ok)
+
+    def put(self, leg: Leg, write: Write) -> None:
+        self.host.world.check.disk_written(self.host, leg.disk)
+        leg.disk.data[write.block] = write.value
+
+    def returned(self, write: Write, leg: Leg, ok: bool) -> None:
+        write.pending.remove(leg)
+        good = ok and not leg.faulty  # as raid1: what a faulty member has does not count
+        (write.landed if good else write.failed).append(leg)
+        if not ok:
+            self.member_error(leg, "write error")
+        if not write.pending:
+            self._all_returned(write)
+
+    def member_error(self, leg: Leg, why: str) -> None:
+        if not leg.faulty:
+            leg.blocked = self.write_pending = True
+            self.host.event(MemberFailed(self.uuid, leg.device, why))
+
+    def _all_returned(self, write: Write) -> None:
+        self.in_flight.remove(write)
+        waits = self.write_pending or any(leg.blocked or not leg.faulty for leg in write.failed)
+        if write.failed and waits:
+            self.held.append(write)
+        else:
+            self._finish(write)
+        if not self.in_flight:
+            drained, self.drained = self.drained, []
+            for call in drained:
+                call()
+
+    def _finish(self, write: Write) -> None:
+        if not self.complete or write.failed:
+            self.degraded_bits |= 1 << write.block
+        acked = not write.doomed and any(leg.in_sync for leg in write.landed)
+        self.host.workload.write_ended(self, write, acked=acked)
+
+    def resubmit(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for write in waiting:
+            self.submit(write)
+
+    def read(self, block: int) -> tuple[int, Leg] | None:
+        """What an application reads now: (value, member); None if no member answers."""
+        legs = [leg for leg in self.legs if leg.in_sync and not leg.faulty]
+        if not self.pinned and block < self.resync_from and len(legs) > 1:
+            first = int(self.host.world.rng.random() * len(legs))
+            legs = legs[first:] + legs[:first]
+        for leg in legs:
+            if leg.disk.reads_for(self.host.index) and leg.disk.device == leg.device:
+                return leg.disk.data[block], leg
+            self.host.event(MemberFailed(self.uuid, leg.device, "read error"))
+        return None
+
+    def readable(self) -> tuple[DeviceId, ...]:
+        """The members reads may come from, in order."""
+        return tuple(leg.device for leg in self.legs if leg.in_sync and not leg.faulty)
+
+    # --- members -------------------------------------------------------------------------
+
+    def set_faulty(self, leg: Leg) -> None:
+        if not leg.faulty:
+            leg.faulty = leg.blocked = self.write_pending = True
+
+    def unblock(self, device: DeviceId) -> None:
+        leg = self.leg(device)
+        if leg is None:
+            return
+        leg.blocked = False
+        if not leg.faulty:  # it stays in use: what it has refused ends in an I/O error
+            for write in self.held + self.in_flight:
+                write.doomed = write.doomed or leg in write.failed
+
+    def activate(self) -> None:
+        """One bit: whatever is held is acknowledged."""
+        self.write_pending = False
+        held, self.held = self.held, []
+        for write in held:
+            self._finish(write)
+        self.resubmit()
+
+    def attach(self, member: Member, disk: Disk) -> Leg:
+        leg = Leg(
+            disk,
+            member.device,
+            member.role,
+            member.state is MemberState.IN_SYNC,
+            member.by_bitmap,
+        )
+        if not leg.in_sync:
+            disk.bits[self.slot] |= self.own_bits()
+        self.legs.append(leg)
+        self.legs.sort(key=lambda one: one.role)
+        return leg
+
+    def detach(self, leg: Leg) -> None:
+        self.legs.remove(leg)
+
+    def follow(self, state: ArrayState, find: Callable[[DeviceId], Disk | None]) -> str:
+        """Bring the members to a committed state; returns what stands against it."""
+        self.raid_disks = state.raid_disks
+        self.resync_from = (
+            BLOCKS if state.resync_sectors is None else state.resync_sectors // BLOCK_SECTORS
+        )
+        problem = ""
+        for leg in list(self.legs):
+            member = state.member(leg.device)
+            if member is None:
+                self.set_faulty(leg)
+                leg.blocked = False
+                self.detach(leg)
+            elif member.state in (MemberState.FAULTY, MemberState.SPARE):
+                self.set_faulty(leg)
+            elif leg.faulty and not leg.blocked:
+                self.detach(leg)  # added again: attached anew below
+        for member in state.members:
+            if member.state in (MemberState.IN_SYNC, MemberState.RECOVERING):
+                problem = self._follow_member(member, find) or problem
+        was_broken, self.broken = self.broken, bool(problem)
+        if was_broken and not problem:
+            self.resubmit()
+        if self.complete:
+            self.degraded_bits = 0
+            dirty = any(slot.dirty for slot in state.slots)
+            if state.sync is None and state.resync_sectors is None and not dirty:
+                self.sync_bits = 0
+        return problem
+
+    def _follow_member(self, member: Member, find: Callable[[DeviceId], Disk | None]) -> str:
+        leg = self.leg(member.device)
+        if leg is None:
+            disk = find(member.device)
+            if disk is None:
+                return f"member {member.device} is not to be found here"
+            leg = self.attach(member, disk)
+        elif leg.faulty:
+            return f"member {member.device} is still blocked"
+        leg.in_sync = member.state is MemberState.IN_SYNC
+        leg.role, leg.by_bitmap = member.role, member.by_bitmap
+        return ""
+
+    # --- bitmap --------------------------------------------------------------------------
+
+    def _set_bits(self, mask: int) -> list[Leg]:
+        """Set bits of the own slot on every member; returns where that failed."""
+        failed = []
+        for leg in self.legs:
+            if leg.faulty:
+                continue
+            if not leg.disk.writes_for(self.host.index):
+                failed.append(leg)
+                continue
+            if leg.disk.bits[self.slot] & mask != mask:
+                self.host.world.check.disk_written(self.host, leg.disk)
+            leg.disk.bits[self.slot] |= mask
+        return failed
+
+    def own_bits(self) -> int:
+        """The own slot as the union over in-sync members."""
+        return self.slot_bits((self.slot,))
+
+    def slot_bits(self, slots: tuple[int, ...]) -> int:
+        mask = 0
+        for leg in self.legs:
+            if leg.in_sync and not leg.faulty:
+                for slot in slots:
+                    mask |= leg.disk.bits[slot]
+        return mask
+
+    def set_sync_bits(self, mask: int) -> str:
+        """For a pass; returns what stands against it."""
+        self.sync_bits |= mask
+        failed = self._set_bits(mask)
+        for leg in failed:
+            self.member_error(leg, "write error of the bitmap")
+        return ", ".join(f"write error on {leg.device}" for leg in failed)
+
+    def clean_bits(self) -> None:
+        """md clears what was written everywhere and has rested (called now and then)."""
+        if not self.complete:
+            return
+        keep = self.sync_bits | self.degraded_bits
+        for write in self.in_flight + self.held:
+            keep |= 1 << write.block
+        for leg in self.legs:
+            if not leg.faulty and leg.disk.writes_for(self.host.index):
+                leg.disk.bits[self.slot] &= keep
+
+    # --- holds ---------------------------------------------------------------------------
+
+    def hold_range(self, lo: int, hi: int, drained: Callable[[], None]) -> None:
+        """Hold [lo, hi); `drained` is called when nothing is in flight (held counts as drained)."""
+        self.hold = (lo, hi)
+        self.resubmit()
+        if self.in_flight and lo < hi:
+            self.drained.append(drained)
+        else:
+            drained()
+
+    # --- sync ----------------------------------------------------------------------------
+
+    def plan(self, sync: Sync, lo: int, hi: int) -> int:
+        """Blocks to copy in [lo, hi): all, or (as md's NEEDED bits) what was set or degraded."""
+        mask = mask_of(block_range(lo, hi))
+        full = sync.kind in BY_POSITION and not all(
+            leg.by_bitmap for leg in self.legs if not leg.in_sync and not leg.faulty
+        )
+        return mask if full else mask & (self.sync_bits | self.degraded_bits)
+
+    def next_dirty(self, from_sectors: int) -> int:
+        sync = self.sync
+        if sync is None:
+            return SIZE_SECTORS
+        return first_dirty_sectors(self.plan(sync, 0, SIZE_SECTORS), from_sectors)
+
+    def copied(self, block: int) -> None:
+        """A block was made equal: its bit may go unless a role has no member."""
+        if self.complete:
+            self.sync_bits &= ~(1 << block)
+
+
+class Md:
+    """All arrays of one host in one life."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.arrays: dict[ArrayId, MdArray] = {}
+        self.hold_all = False
+
+    def set_hold_all(self, on: bool) -> None:
+        self.hold_all = on
+        if not on:
+            for array in self.arrays.values():
+                array.resubmit()
+
+    def crash(self) -> None:
+        """The host is gone: each write in flight has reached each member, or has not."""
+        rng = self.host.world.rng
+        for array in self.arrays.values():
+            for write in array.in_flight:
+                for leg in write.pending:
+                    ok = leg.disk.writes_for(self.host.index) and leg.disk.device == leg.device
+                    if ok and leg not in write.without_bit and rng.random() < 0.5:
+                        array.put(leg, write)

@@ -1,0 +1,503 @@
+"""The md and metadata half of a simulated shell: effects of one array, one after the other.
+
+Every gated write asks the gate (the host's own clock, now) and then is issued; a host that
+freezes in between issues it when it thaws.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from mdcluster.core.effects import (
+    Activate,
+    Apply,
+    DropNonces,
+    Effect,
+    ForgetPrepared,
+    HoldRange,
+    LeaveArray,
+    LimitSync,
+    MergeBits,
+    PinReads,
+    PrepareDevices,
+    ProbeMember,
+    SampleStates,
+    SetBits,
+    StartSync,
+    StopSync,
+    Unblock,
+    WriteNonces,
+    WriteSuperblocks,
+    ZeroSlot,
+)
+from mdcluster.core.events import (
+    Applied,
+    ArrayLeft,
+    BitsSet,
+    Event,
+    Held,
+    NoncesWritten,
+    Prepared,
+    Probed,
+    Sampled,
+    SlotZeroed,
+    SuperblocksWritten,
+    SyncReached,
+    SyncStopped,
+)
+from mdcluster.core.model import ZERO, ArrayId, ArrayState, Claim, DeviceId, Entry, Stamp
+from tests.sim.disks import BLOCK_SECTORS, SIZE_SECTORS, Disk, block_range, mask_of
+from tests.sim.mdmodel import Leg, MdArray, Sync
+
+if TYPE_CHECKING:
+    from tests.sim.hosts import Host
+
+GATE_SHUT = "the gate is shut"
+
+
+class ArrayShell:
+    """Carries out what concerns arrays for one host in one life."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.world = host.world
+        self.queues: dict[str, deque[Effect]] = {}
+        self.busy: set[str] = set()
+        self.nonces: dict[int, list[Disk]] = {}
+        self.stopping: dict[int, ArrayId] = {}
+        self.torn_if_crashed: list[Disk] = []
+        self.starters: dict[type, Callable[[Any], None]] = {
+            WriteSuperblocks: self._write_superblocks,
+            WriteNonces: self._write_nonces,
+            PrepareDevices: self._prepare,
+            Apply: self._apply,
+            LeaveArray: self._leave,
+            Unblock: self._unblock,
+            SampleStates: self._sample,
+            Activate: self._activate,
+            HoldRange: self._hold,
+            PinReads: self._pin,
+            ProbeMember: self._probe,
+            SetBits: self._set_bits,
+            MergeBits: self._merge_bits,
+            ZeroSlot: self._zero_slot,
+            StartSync: self._start_sync,
+            LimitSync: self._limit_sync,
+            StopSync: self._stop_sync,
+        }
+
+    def crash(self) -> None:
+        """A superblock under way at the crash may be torn."""
+        for disk in self.torn_if_crashed:
+            if self.world.rng.random() < 0.3:
+                disk.torn = True
+                self.world.load["torn_superblocks"] += 1
+
+    # --- queues --------------------------------------------------------------------------
+
+    def add(self, effect: Effect) -> None:
+        if isinstance(effect, DropNonces):
+            for disk in self.nonces.pop(effect.op, []):
+                disk.drop_nonce()
+            return
+        if isinstance(effect, ForgetPrepared):
+            self._forget(effect.op)
+            return
+        key = effect.entry.key if isinstance(effect, Apply | WriteSuperblocks) else effect.array  # type: ignore[union-attr]
+        queue = self.queues.get(key)
+        if queue is None:
+            queue = self.queues[key] = deque()
+        queue.append(effect)
+        self.world.check.bounded("effects queued for one array", len(queue), 300)
+        self._next(key)
+
+    def _next(self, key: str) -> None:
+        if key not in self.busy and self.queues[key]:
+            self.busy.add(key)
+            effect = self.queues[key].popleft()
+            delay_us = self.world.rng.randrange(50, 1500)
+            self.host.later(delay_us, self.starters[type(effect)], effect)
+
+    def done(self, key: str, event: Event | None) -> None:
+        self.busy.discard(key)
+        if event is not None:
+            self.host.event(event)
+        self._next(key)
+
+    def md(self, array: ArrayId) -> MdArray | None:
+        return self.host.md.arrays.get(array)
+
+    def gate_lets_through(self) -> bool:
+        if not self.host.gate_open():
+            self.world.load["writes_refused_by_gate"] += 1
+            return False
+        self.world.check.gated_write(self.host)
+        return True
+
+    def find(self, device: DeviceId) -> Disk | None:
+        """The disk this host finds by the device UUID in its superblock."""
+        disk = self.world.disk_of(device)
+        return disk if disk is not None and disk.reads_for(self.host.index) else None
+
+    # --- metadata ------------------------------------------------------------------------
+
+    def _write_superblocks(self, effect: WriteSuperblocks) -> None:
+        entry = effect.entry
+        state = entry.state
+        if not isinstance(state, ArrayState):
+            self.done(entry.key, SuperblocksWritten(ArrayId(entry.key), entry.stamp, (), ()))
+            return
+        disks = [(m.device, self.world.disk_of(m.device)) for m in state.writable]
+        for _, disk in disks:
+            if disk is not None and disk.writes_for(self.host.index):
+                self.world.check.disk_written(self.host, disk)
+                disk.rings[self.host.node, state.uuid] = entry
+        if not self.gate_lets_through():
+            failed = tuple((device, GATE_SHUT) for device, _ in disks)
+            self.done(entry.key, SuperblocksWritten(state.uuid, entry.stamp, (), failed))
+            return
+        self.torn_if_crashed = [disk for _, disk in disks if disk is not None]
+        slow_us = max((disk.slow_us for _, disk in disks if disk is not None), default=0)
+        delay_us = self.world.rng.randrange(100, 2500) + slow_us
+        self.host.later(delay_us, self._superblocks_issued, entry, disks)
+
+    def _superblocks_issued(self, entry: Entry, disks: list[tuple[DeviceId, Disk | None]]) -> None:
+        self.torn_if_crashed = []
+        written: list[DeviceId] = []
+        failed: list[tuple[DeviceId, str]] = []
+        for device, disk in disks:
+            if disk is None or disk.device != device:
+                failed.append((device, "the disk is not to be found"))
+            elif not disk.writes_for(self.host.index):
+                failed.append((device, "write error"))
+            else:
+                self.world.check.superblock_written(self.host, disk, entry)
+                disk.write_superblock(entry)
+                written.append(device)
+        event = SuperblocksWritten(ArrayId(entry.key), entry.stamp, tuple(written), tuple(failed))
+        self.done(entry.key, event)
+
+    def _write_nonces(self, effect: WriteNonces) -> None:
+        problem = ""
+        claimed: list[tuple[DeviceId, bytes]] = []
+        disks: list[Disk] = []
+        if not self.gate_lets_through():
+            problem = GATE_SHUT
+        for member in effect.members if not problem else ():
+            disk = self.world.disks.get(member.path)
+            if disk is None or not disk.writes_for(self.host.index):
+                problem = f"{member.path}: cannot be written"
+            elif disk.superblock is not None and not effect.force:
+                problem = f"{member.path}: carries an array already"
+            elif self.world.in_use(disk):
+                problem = f"{member.path}: is in use by an array"
+            else:
+                nonce = self.world.rng.randbytes(16)
+                self.world.check.disk_written(self.host, disk)
+                disk.write_nonce(member.device, nonce)
+                disks.append(disk)
+                claimed.append((member.device, nonce))
+        if problem:
+            for disk in disks:
+                disk.drop_nonce()
+            claimed = []
+        else:
+            self.nonces[effect.op] = disks
+        self.done(effect.array, NoncesWritten(effect.op, problem, tuple(claimed)))
+
+    # --- prepare, apply ------------------------------------------------------------------
+
+    def _prepare(self, effect: PrepareDevices) -> None:
+        if effect.stopping:
+            self.done(effect.array, self._prepare_stop(effect))
+            return
+        found: list[tuple[DeviceId, Stamp]] = []
+        missing: list[tuple[DeviceId, str]] = []
+        for claim in effect.claims:
+            stamp, why = self._prove(claim)
+            if stamp is None:
+                missing.append((claim.device, why))
+            else:
+                found.append((claim.device, stamp))
+        self.done(effect.array, Prepared(effect.op, "", tuple(found), tuple(missing)))
+
+    def _prove(self, claim: Claim) -> tuple[Stamp | None, str]:
+        if claim.nonce:
+            disk = self.world.disks.get(claim.path)
+            good = disk is not None and disk.reads_for(self.host.index)
+            if not good or disk is None or disk.nonce != claim.nonce:
+                return None, f"{claim.path} does not show the nonce"
+            return ZERO, ""
+        disk = self.find(claim.device)
+        if disk is None:
+            return None, "not to be found"
+        if disk.torn or disk.superblock is None:
+            return None, "its superblock is torn"
+        return disk.superblock.stamp, ""
+
+    def _prepare_stop(self, effect: PrepareDevices) -> Prepared:
+        array = self.md(effect.array)
+        if array is not None:
+            busy = array.in_flight or array.held or array.waiting
+            if busy or self.world.rng.random() < 0.1:
+                return Prepared(effect.op, "the array is open", (), ())
+            array.closing = True
+            self.stopping[effect.op] = effect.array
+        return Prepared(effect.op, "", (), ())
+
+    def _forget(self, op: int) -> None:
+        uuid = self.stopping.pop(op, None)
+        array = self.md(uuid) if uuid is not None else None
+        if array is not None:
+            array.closing = False
+            array.resubmit()
+
+    def _apply(self, effect: Apply) -> None:
+        entry = effect.entry
+        state = entry.state
+        problem = ""
+        if isinstance(state, ArrayState):
+            array = self.md(state.uuid)
+            leaves = array is not None and self.host.life not in state.running
+            if leaves and array is not None and self._drains(array, self._apply, effect):
+                return
+            problem = self._bring(state)
+        self.world.check.applied(self.host, entry, problem)
+        self.done(entry.key, Applied(entry.key, entry.stamp, problem))
+
+    def _bring(self, state: ArrayState) -> str:
+        host = self.host
+        array = self.md(state.uuid)
+        if host.life not in state.running:
+            if array is not None:
+                self._stop_array(array)
+            return ""
+        if array is not None:
+            return array.follow(state, self.find)
+        slot = state.slot_of(host.life)
+        if slot is None:
+            return "the commit lists no bitmap slot for this life"
+        if host.spectator:
+            self.world.check.fail(f"{host.name}, a spectator, is listed as running {state.name}")
+        array = MdArray(host, state.uuid, slot.index)
+        problem = array.follow(state, self.find)
+        if problem:
+            return problem
+        self.world.check.assembled(host, array, state)
+        host.md.arrays[state.uuid] = array
+        self.world.load["assembled"] += 1
+        return problem
+
+    def _leave(self, effect: LeaveArray) -> None:
+        array = self.md(effect.array)
+        clean = array is None or not array.held
+        if array is not None:
+            if self._drains(array, self._leave, effect):
+                return
+            self._stop_array(array)
+        self.done(effect.array, ArrayLeft(effect.array, clean))
+
+    @staticmethod
+    def _drains(array: MdArray, again: Callable[[Any], None], effect: Effect) -> bool:
+        """Writes are in flight: what is to be done is done again when they have returned."""
+        array.closing = True
+        if array.in_flight:
+            array.drained.append(lambda: again(effect))
+        return bool(array.in_flight)
+
+    def _stop_array(self, array: MdArray) -> None:
+        for write in array.held + array.waiting:
+            self.host.workload.write_ended(array, write, acked=False)
+        array.held, array.waiting = [], []
+        del self.host.md.arrays[array.uuid]
+
+    # --- failures ------------------------------------------------------------------------
+
+    def _unblock(self, effect: Unblock) -> None:
+        array = self.md(effect.array)
+        if array is not None:
+            for device in effect.devices:
+                array.unblock(device)
+        self.done(effect.array, None)
+
+    def _sample(self, effect: SampleStates) -> None:
+        array = self.md(effect.array)
+        clean = array is None or array.sample_clean
+        what = "" if clean else "a member is blocked or writes are in flight"
+        self.done(effect.array, Sampled(effect.array, clean, what))
+
+    def _activate(self, effect: Activate) -> None:
+        array = self.md(effect.array)
+        if array is not None:
+            array.activate()
+        self.done(effect.array, None)
+
+    def _probe(self, effect: ProbeMember) -> None:
+        disk = self.find(effect.device)
+        problem = "" if disk is not None else "cannot be read"
+        if disk is not None and not disk.writes_for(self.host.index):
+            problem = "write error"
+        self.done(effect.array, Probed(effect.op, problem))
+
+    # --- holds, reads --------------------------------------------------------------------
+
+    def _hold(self, effect: HoldRange) -> None:
+        array = self.md(effect.array)
+        lo, hi = effect.lo_sectors, effect.hi_sectors
+        if array is None:
+            self.done(effect.array, Held(effect.array, lo, hi, True, ""))
+            return
+        held = array
+
+        def drained() -> None:
+            self.done(effect.array, Held(effect.array, lo, hi, held.clean, ""))
+
+        array.hold_range(lo, hi, drained)
+
+    def _pin(self, effect: PinReads) -> None:
+        array = self.md(effect.array)
+        if array is not None:
+            array.pinned = effect.on
+            self.world.check.pinned(self.host, array)
+        self.done(effect.array, None)
+
+    # --- bitmap --------------------------------------------------------------------------
+
+    def _bits_answer(self, effect: SetBits | MergeBits, mask: int) -> None:
+        array = self.md(effect.array)
+        if array is None:
+            event = BitsSet(effect.array, effect.serial, 0, "the array does not run here")
+        else:
+            problem = array.set_sync_bits(mask)
+            needed = array.sync_bits | array.degraded_bits
+            next_dirty = array.next_dirty(0) if array.sync else _first(needed)
+            event = BitsSet(effect.array, effect.serial, next_dirty, problem)
+        self.done(effect.array, event)
+
+    def _set_bits(self, effect: SetBits) -> None:
+        self._bits_answer(effect, mask_of(block_range(effect.lo_sectors, effect.hi_sectors)))
+
+    def _merge_bits(self, effect: MergeBits) -> None:
+        array = self.md(effect.array)
+        self._bits_answer(effect, array.slot_bits(effect.slots) if array is not None else 0)
+
+    def _zero_slot(self, effect: ZeroSlot) -> None:
+        array = self.md(effect.array)
+        problem = ""
+        if array is None:
+            problem = "the array does not run here"
+        elif not self.gate_lets_through():
+            problem = GATE_SHUT
+        else:
+            self.world.check.slot_zeroed(self.host, array, effect.index, effect.life)
+            for leg in [leg for leg in array.legs if not leg.faulty]:
+                if leg.disk.writes_for(self.host.index):
+                    self.world.check.disk_written(self.host, leg.disk)
+                    leg.disk.bits[effect.index] = 0
+                else:
+                    problem = f"write error on {leg.device}"
+                    array.member_error(leg, "write error of the bitmap")
+        self.done(effect.array, SlotZeroed(effect.array, effect.life, problem))
+
+    # --- sync ----------------------------------------------------------------------------
+
+    def _start_sync(self, effect: StartSync) -> None:
+        array = self.md(effect.array)
+        if array is not None:
+            array.sync = Sync(effect.serial, effect.kind, effect.position_sectors)
+        self.done(effect.array, None)
+
+    def _stop_sync(self, effect: StopSync) -> None:
+        array = self.md(effect.array)
+        if array is not None:
+            array.sync = None
+        self.done(effect.array, SyncStopped(effect.array, effect.serial))
+
+    def _limit_sync(self, effect: LimitSync) -> None:
+        array = self.md(effect.array)
+        sync = array.sync if array is not None else None
+        if array is None or sync is None or sync.serial != effect.serial:
+            self._reached(effect, 0, 0, 0, SIZE_SECTORS, "no such pass is running")
+            return
+        mask = array.plan(sync, sync.position, effect.hi_sectors)
+        blocks = [block for block in range(SIZE_SECTORS // BLOCK_SECTORS) if mask >> block & 1]
+        self.world.load["windows"] += 1
+        self._copy_next(effect, array, sync, deque(blocks), (len(blocks), 0))
+
+    def _reached(
+        self, effect: LimitSync, at: int, planned: int, copied: int, next_dirty: int, problem: str
+    ) -> None:
+        planned, copied = planned * BLOCK_SECTORS, copied * BLOCK_SECTORS
+        event = SyncReached(effect.array, effect.serial, at, planned, copied, next_dirty, problem)
+        self.done(effect.array, event)
+
+    def _copy_next(
+        self,
+        effect: LimitSync,
+        array: MdArray,
+        sync: Sync,
+        blocks: deque[int],
+        count: tuple[int, int],
+    ) -> None:
+        """Read one block and, behind the gate, write it; count: (planned, copied)."""
+        again = (effect, array, sync, blocks, count)
+        if not blocks:
+            sync.position = effect.hi_sectors
+            next_dirty = array.next_dirty(effect.hi_sectors)
+            self._reached(effect, effect.hi_sectors, *count, next_dirty, "")
+            return
+        block = blocks[0]
+        if any(write.block == block and write.pending for write in array.in_flight):
+            self.host.later(1000, self._copy_next, *again)  # md's own barrier
+            return
+        sources = [leg for leg in array.legs if leg.in_sync and not leg.faulty]
+        problem = "" if sources else "no member in sync"
+        if not problem and not sources[0].disk.reads_for(self.host.index):
+            problem = "read error"
+        if not problem and not self.gate_lets_through():
+            problem = GATE_SHUT
+        if problem:
+            self._reached(effect, block * BLOCK_SECTORS, *count, SIZE_SECTORS, problem)
+            return
+        sync.busy_block = block
+        self.world.check.copying(self.host, array, block, sources[0])
+        value = sources[0].disk.data[block]
+        delay_us = self.world.rng.randrange(200, 1500) + sources[0].disk.slow_us
+        self.host.later(delay_us, self._copy_write, *again, sources[0], value)
+
+    def _copy_write(
+        self,
+        effect: LimitSync,
+        array: MdArray,
+        sync: Sync,
+        blocks: deque[int],
+        count: tuple[int, int],
+        source: Leg,
+        value: int,
+    ) -> None:
+        block = blocks.popleft()
+        self.world.check.copying(self.host, array, block, source)
+        targets = [leg for leg in array.legs if not leg.faulty]
+        problem = ""
+        for leg in targets:
+            if leg.disk.writes_for(self.host.index) and leg.disk.device == leg.device:
+                self.world.check.disk_written(self.host, leg.disk)
+                leg.disk.data[block] = value
+            else:
+                problem = f"write error on {leg.device}"
+                array.member_error(leg, "write error of the resync")
+        sync.busy_block = -1
+        if problem:
+            array.resubmit()
+            self._reached(effect, block * BLOCK_SECTORS, *count, SIZE_SECTORS, problem)
+            return
+        array.copied(block)
+        self.world.load["blocks_copied"] += 1
+        array.resubmit()
+        self._copy_next(effect, array, sync, blocks, (count[0], count[1] + 1))
+
+
+def _first(mask: int) -> int:
+    return SIZE_SECTORS if not mask else ((mask & -mask).bit_length() - 1) * BLOCK_SECTORS

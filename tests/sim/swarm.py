@@ -1,0 +1,437 @@
+"""The fault mix of a seed, the faults themselves, and a run from birth to a quiet end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING
+
+from mdcluster.core.events import Line, LinesChanged
+from tests.sim.checkers import Violation
+from tests.sim.disks import EVERY_HOST
+from tests.sim.hosts import Core, Host
+from tests.sim.network import Weather
+from tests.sim.world import SIM_TIMING, World
+
+if TYPE_CHECKING:
+    from tests.sim.words import Words
+
+SECOND_US = 1_000_000
+FAULTS = (
+    "crash",
+    "power",
+    "restart_at_once",
+    "freeze",
+    "partition",
+    "one_way",
+    "isolate",
+    "clog",
+    "disk_write",
+    "disk_read",
+    "disk_one_host",
+    "disk_slow",
+    "store_full",
+    "lost_state",
+    "cold_start",
+)
+ADMIN = (
+    "fail_member",
+    "remove_member",
+    "re_add_member",
+    "re_add_member",
+    "add_member",
+    "stop_or_start",
+    "transfer",
+    "reload",
+)
+
+
+@dataclass(slots=True)
+class Mix:
+    """What one seed is up to; every run uses a part of what there is (swarm testing)."""
+
+    hosts: int = 3
+    spectators: int = 0
+    disks: int = 2
+    spares: int = 0
+    arrays: int = 1
+    assume_clean: bool = False
+    weather: Weather = field(default_factory=Weather)
+    faults: tuple[str, ...] = ()
+    fault_pause_us: int = SECOND_US
+    admin: tuple[str, ...] = ()
+    admin_pause_us: int = SECOND_US
+    fence_by_hand: bool = False
+    drift: bool = False
+    trouble_us: int = 10 * SECOND_US
+    quiet_us: int = 25 * SECOND_US
+    late_voter: bool = False
+    script: Callable[[Run], None] | None = None
+
+
+def random_mix(seed: int) -> Mix:
+    """The mix of this seed, from a generator of its own."""
+    rng = Random(seed * 2_654_435_761 + 17)
+    weather = Weather(
+        delay_max_us=rng.choice((400, 1_000, 5_000, 20_000)),
+        loss=rng.choice((0.0, 0.0, 0.0, 0.02, 0.1, 0.3)),
+        duplicate=rng.choice((0.0, 0.0, 0.05, 0.2)),
+        in_order=rng.random() < 0.6,
+    )
+    faults = tuple(rng.sample(FAULTS, rng.randrange(1, 6)))
+    admin = tuple(rng.sample(ADMIN, rng.randrange(0, len(ADMIN))))
+    if "lost_state" in faults:  # of a shrinking set of voters it might be a majority
+        admin = tuple(kind for kind in admin if kind != "reload")
+    return Mix(
+        hosts=rng.choice((3, 3, 3, 4, 5)),
+        spectators=int(rng.random() < 0.15),
+        disks=rng.choice((2, 2, 3)),
+        spares=int(rng.random() < 0.25),
+        arrays=rng.choice((1, 1, 1, 2)),
+        assume_clean=rng.random() < 0.3,
+        weather=weather,
+        faults=faults,
+        fault_pause_us=rng.choice((300_000, 700_000, 1_500_000, 3_000_000)),
+        admin=admin,
+        admin_pause_us=rng.choice((500_000, 1_500_000)),
+        fence_by_hand=rng.random() < 0.2,
+        drift=rng.random() < 0.5,
+        late_voter=rng.random() < 0.3 and "lost_state" not in faults,
+    )
+
+
+class Run:
+    """One seed from birth to the quiet end."""
+
+    def __init__(
+        self,
+        seed: int,
+        core_factory: Callable[[Host], Core],
+        mix: Mix | None = None,
+        *,
+        words: Words | None = None,
+    ) -> None:
+        self.mix = mix if mix is not None else random_mix(seed)
+        self.world = World(seed, core_factory, self.mix.weather, timing=SIM_TIMING, words=words)
+        self.world.fence_by_hand = self.mix.fence_by_hand
+        self.rng = self.world.rng
+        self.trouble = False
+        self._people()
+
+    def _people(self) -> None:
+        mix, world = self.mix, self.world
+        for index in range(mix.hosts + mix.late_voter):
+            world.add_host(f"n{index}")
+        for index in range(mix.spectators):
+            world.add_host(f"s{index}", spectator=True)
+        first = self._lines(mix.hosts)
+        for host in world.hosts:
+            world.set_lines(host, first)
+            host.clock_offset_us = self.rng.randrange(SECOND_US, 1000 * SECOND_US)
+            drift = world.timing.drift_ppm if mix.drift else 0
+            host.rate_ppm = self.rng.randint(-drift, drift)
+            host.persist_us = self.rng.choice((300, 1000, 5000))
+
+    def _lines(self, voters: int) -> tuple[Line, ...]:
+        lines = [Line(f"n{i}", False, 100) for i in range(voters)]
+        lines += [Line(h.name, True, 100) for h in self.world.hosts if h.spectator]
+        return tuple(lines)
+
+    # --- the run -------------------------------------------------------------------------
+
+    def go(self) -> World:
+        """Birth, creation, trouble, quiet; raises Violation."""
+        world, mix = self.world, self.mix
+        for host in world.hosts[: mix.hosts] + [h for h in world.hosts if h.spectator]:
+            world.after_us(self.rng.randrange(1, 300_000), host.boot)
+        for _ in range(mix.arrays):
+            world.after_us(self.rng.randrange(1, 2 * SECOND_US), self._create)
+        trouble_at_us = 3 * SECOND_US
+        end_us = trouble_at_us + mix.trouble_us
+        world.workload.io_until_us = end_us + mix.quiet_us
+        for host in world.hosts:
+            world.workload.start_io(host)
+        self._often()
+        world.run_until(trouble_at_us)
+        self.trouble = True
+        if mix.script is not None:
+            mix.script(self)
+        self._next_fault()
+        self._next_wish()
+        if mix.fence_by_hand:
+            self._vouch()
+        world.run_until(end_us)
+        self._heal()
+        if not world.run_until(end_us + mix.quiet_us, self._settled):
+            world.check.fail("(9) no progress: " + "; ".join(self._waits()))
+        self._end()
+        return world
+
+    def _create(self) -> None:
+        self.world.workload.create(
+            self.mix.disks, spares=self.mix.spares, assume_clean=self.mix.assume_clean
+        )
+
+    def _often(self) -> None:
+        self.world.after_us(300_000, self._often)
+        self.world.workload.clean_bits()
+        self.world.check.periodic()
+
+    def _vouch(self) -> None:
+        self.world.after_us(self.rng.randrange(300_000, 1_500_000), self._vouch)
+        self.world.workload.vouch_for_the_dead()
+
+    def _end(self) -> None:
+        """Applications come to rest, then everything is compared."""
+        world = self.world
+        world.workload.io_until_us = 0
+        world.run_until(world.now_us + SECOND_US)
+        world.check.periodic()
+        for uuid in world.workload.arrays:
+            state = world.array(uuid)
+            if state is None or not state.active:
+                continue
+            disks = [d for m in state.in_sync if (d := world.disk_of(m.device)) is not None]
+            for disk in disks[1:]:
+                if disk.data != disks[0].data:
+                    world.check.fail(f"(6) members differ at the end: {disk.path}")
+
+    # --- the quiet end ---------------------------------------------------------------------
+
+    def _heal(self) -> None:
+        self.trouble = False
+        world = self.world
+        world.say(None, "all faults heal")
+        world.network.weather = Weather()
+        world.network.heal()
+        for disk in world.disks.values():
+            disk.mend()
+        full = self._lines(self.mix.hosts + self.mix.late_voter)
+        for host in world.hosts:
+            host.store_full = False
+            self._reload(host, full)
+            if host.frozen:
+                host.thaw()
+            if not host.up:
+                world.after_us(self.rng.randrange(1, 500_000), self.boot, host)
+        self._admit()
+
+    def _admit(self) -> None:
+        self.world.after_us(SECOND_US, self._admit)
+        self.world.workload.admit_again()
+
+    def _settled(self) -> bool:
+        return not self._waits()
+
+    def _waits(self) -> list[str]:
+        """What is not as it should be in quiet times."""
+        world = self.world
+        waits = [f"{h.name} is down" for h in world.hosts if not h.up]
+        if not any(h.up and h.gate_open() for h in world.hosts):
+            waits.append("no writer")
+        waits += [
+            f"{w.proposal} {w.change} is not settled: {w.answer} {w.text}"
+            for w in world.workload.wishes.values()
+            if not w.settled
+        ]
+        for uuid in world.workload.arrays:
+            waits += self._array_waits(uuid)
+        return waits
+
+    def _array_waits(self, uuid: str) -> list[str]:
+        state = self.world.array(uuid)
+        if state is None or not state.active:
+            return []
+        waits = []
+        if state.sync is not None or state.resync_sectors is not None:
+            waits.append(f"{uuid} resyncs: {state.sync}, {state.resync_sectors}")
+        if any(slot.dirty for slot in state.slots):
+            waits.append(f"{uuid} has dirty slots: {state.slots}")
+        for host in self.world.hosts:
+            if host.spectator or not host.up:
+                continue
+            array = host.md.arrays.get(state.uuid)
+            if array is None or host.life not in state.running:
+                waits.append(f"{uuid} does not run on {host.name}")
+            elif not array.clean:
+                waits.append(f"{uuid} holds writes of a failure on {host.name}")
+            elif host.md.hold_all or array.hold != (0, 0):
+                waits.append(f"{uuid} is held on {host.name}")
+        return waits
+
+    # --- faults --------------------------------------------------------------------------
+
+    def _next_fault(self) -> None:
+        if not self.trouble or not self.mix.faults:
+            return
+        pause_us = self.mix.fault_pause_us
+        self.world.after_us(self.rng.randrange(pause_us // 4, pause_us * 2), self._next_fault)
+        kind = self.rng.choice(self.mix.faults)
+        self.world.load["fault_" + kind] += 1
+        getattr(self, "_" + kind)()
+
+    def _any_host(self) -> Host:
+        """Any host; the one with the open gate more often than others."""
+        for host in self.world.hosts:
+            if host.up and host.gate_open() and self.rng.random() < 0.3:
+                return host
+        return self.rng.choice(self.world.hosts)
+
+    def boot(self, host: Host) -> None:
+        if not host.up and host.lines:
+            host.boot()
+
+    def _crash(self) -> None:
+        host = self._any_host()
+        host.crash()
+        self.world.after_us(self.rng.randrange(20_000, 4 * SECOND_US), self.boot, host)
+
+    def _power(self) -> None:
+        host = self._any_host()
+        host.crash(power=True)
+        self.world.after_us(self.rng.randrange(300_000, 5 * SECOND_US), self.boot, host)
+
+    def _restart_at_once(self) -> None:
+        host = self._any_host()
+        host.crash()
+        self.world.after_us(self.rng.randrange(1_000, 50_000), self.boot, host)
+
+    def _freeze(self) -> None:
+        host = self._any_host()
+        host.freeze()
+        self.world.after_us(self.rng.randrange(100_000, 4 * SECOND_US), host.thaw)
+
+    def _cut(self, pairs: set[tuple[int, int]]) -> None:
+        network = self.world.network
+        self.world.say(None, "cuts", sorted(pairs))
+        network.cut_pairs(pairs)
+        self.world.after_us(self.rng.randrange(100_000, 5 * SECOND_US), network.heal_pairs, pairs)
+
+    def _partition(self) -> None:
+        side = {h.index for h in self.world.hosts if self.rng.random() < 0.5}
+        rest = {h.index for h in self.world.hosts} - side
+        self._cut({(a, b) for a in side for b in rest} | {(b, a) for a in side for b in rest})
+
+    def _one_way(self) -> None:
+        a, b = self.rng.sample(range(len(self.world.hosts)), 2)
+        self._cut({(a, b)})
+
+    def _isolate(self) -> None:
+        a = self._any_host().index
+        rest = [h.index for h in self.world.hosts if h.index != a]
+        self._cut({(a, b) for b in rest} | {(b, a) for b in rest})
+
+    def _clog(self) -> None:
+        a, b = self.rng.sample(range(len(self.world.hosts)), 2)
+        until_us = self.world.now_us + self.rng.randrange(100_000, 3 * SECOND_US)
+        self.world.say(None, "clogs", a, b)
+        self.world.network.clogged_until[a, b] = until_us
+
+    def _spoil(self, which: str, host: int) -> None:
+        """A disk refuses reads or writes of a host, or of all, for a while."""
+        disks = list(self.world.disks.values())
+        if not disks:
+            return
+        disk = self.rng.choice(disks)
+        self.world.say(None, disk.path, which, "for host", host)
+        getattr(disk, which).add(host)
+        self.world.after_us(self.rng.randrange(200_000, 4 * SECOND_US), disk.mend)
+
+    def _disk_write(self) -> None:
+        self._spoil("bad_writes", EVERY_HOST)
+
+    def _disk_read(self) -> None:
+        self._spoil("bad_reads", EVERY_HOST)
+
+    def _disk_one_host(self) -> None:
+        self._spoil(self.rng.choice(("bad_writes", "bad_reads")), self._any_host().index)
+
+    def _disk_slow(self) -> None:
+        disks = list(self.world.disks.values())
+        if disks:
+            disk = self.rng.choice(disks)
+            disk.slow_us = self.rng.randrange(5_000, 200_000)
+            self.world.after_us(self.rng.randrange(200_000, 3 * SECOND_US), disk.mend)
+
+    def _store_full(self) -> None:
+        host = self._any_host()
+        host.store_full = True
+        self.world.say(host, "state directory is full")
+
+        def freed() -> None:
+            host.store_full = False
+
+        self.world.after_us(self.rng.randrange(100_000, 3 * SECOND_US), freed)
+
+    def _lost_state(self) -> None:
+        """One at a time, after the last has all back: a minority's loss is survived."""
+        keys = self.world.check.committed_newest.keys()
+        whole = [h for h in self.world.hosts if keys and keys <= h.store.entries.keys()]
+        voters = [h for h in self.world.hosts if h.boots and not h.spectator]
+        if len(whole) < len(voters) or not all(self._bound(h) for h in voters):
+            return
+        host = self.rng.choice(voters)
+        host.crash()
+        host.lose_state()
+        self.world.after_us(self.rng.randrange(50_000, 2 * SECOND_US), self.boot, host)
+        self.world.after_us(3 * SECOND_US, self.world.workload.admit_again)
+
+    def _bound(self, host: Host) -> bool:
+        cluster = self.world.check.newest_cluster()
+        return cluster is not None and cluster.voter(host.node) is not None
+
+    def _cold_start(self) -> None:
+        for host in self.world.hosts:
+            host.crash(power=self.rng.random() < 0.3)
+            self.world.after_us(self.rng.randrange(50_000, 3 * SECOND_US), self.boot, host)
+
+    # --- administrators ------------------------------------------------------------------
+
+    def _next_wish(self) -> None:
+        if not self.trouble or not self.mix.admin:
+            return
+        pause_us = self.mix.admin_pause_us
+        self.world.after_us(self.rng.randrange(pause_us // 4, pause_us * 2), self._next_wish)
+        kind = self.rng.choice(self.mix.admin)
+        if kind == "reload":
+            self._reload_some()
+        else:
+            getattr(self.world.workload, kind)()
+
+    def _reload_some(self) -> None:
+        """Files differ between nodes for a while; voters come and go in any order."""
+        voters = self.rng.randrange(2, self.mix.hosts + self.mix.late_voter + 1)
+        lines = self._lines(max(voters, 2))
+        self.world.load["reloads"] += 1
+        for host in self.world.hosts:
+            if self.rng.random() < 0.7:
+                self._reload(host, lines)
+        for host in self.world.hosts:
+            if not host.boots and host.knows(host.name):
+                self.world.after_us(self.rng.randrange(1, 300_000), self.boot, host)
+
+    def _reload(self, host: Host, lines: tuple[Line, ...]) -> None:
+        if host.lines == lines:
+            return
+        self.world.set_lines(host, lines)
+        self.world.say(host, "reads clusterips:", " ".join(x.name for x in lines))
+        if host.up:
+            host.deliver(LinesChanged(host.lines, host.lines_digest))
+        self.world.network.reconsider(host)
+
+
+def run_seed(
+    seed: int,
+    core_factory: Callable[[Host], Core],
+    mix: Mix | None = None,
+    *,
+    words: Words | None = None,
+) -> tuple[World, str]:
+    """The world after the run of this seed, and what was violated ('' if nothing)."""
+    run = Run(seed, core_factory, mix, words=words)
+    try:
+        run.go()
+    except Violation as violation:
+        return run.world, str(violation)
+    return run.world, ""

@@ -1,0 +1,283 @@
+"""Applications that write and read, and administrators that propose changes and insist.
+
+Each block of an array belongs to one host, which has at most one write of it outstanding;
+every host reads every block. A proposal is asked again, with the same id, at any node, until
+it is answered for good.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mdcluster.core.effects import Answer
+from mdcluster.core.events import Asked, FenceAcked
+from mdcluster.core.model import (
+    AddMember,
+    ArrayId,
+    ArrayState,
+    BindVoter,
+    Change,
+    CreateArray,
+    DeviceId,
+    FailMember,
+    HandOver,
+    MemberState,
+    NewMember,
+    ReAddMember,
+    RemoveMember,
+    StartArray,
+    StopArray,
+)
+from tests.sim.disks import BLOCK_SECTORS, BLOCKS, SIZE_SECTORS, Disk
+from tests.sim.mdmodel import MdArray, Write
+
+if TYPE_CHECKING:
+    from tests.sim.hosts import Host
+    from tests.sim.world import World
+
+DATA_OFFSET_SECTORS = 8192
+INSIST_US = 1_500_000
+
+
+@dataclass(slots=True)
+class Wish:
+    """A proposal of an administrator."""
+
+    proposal: str
+    change: Change
+    force: bool = False
+    answer: str = ""
+    text: str = ""
+    asked: int = 0
+
+    @property
+    def settled(self) -> bool:
+        return self.answer in ("done", "refused")
+
+
+class Workload:
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.pause_us = 30_000
+        self.io_until_us = 0
+        self.arrays: list[ArrayId] = []
+        self.outstanding: dict[tuple[ArrayId, int], int] = {}  # -> host index
+        self.last_value = 0
+        self.wishes: dict[str, Wish] = {}
+        self.devices = 0
+        self.paths: dict[DeviceId, str] = {}
+
+    # --- applications --------------------------------------------------------------------
+
+    def start_io(self, host: Host) -> None:
+        self.world.after_us(self.world.rng.randrange(1, self.pause_us), self._work, host)
+
+    def _work(self, host: Host) -> None:
+        world = self.world
+        if world.now_us > self.io_until_us:
+            return
+        world.after_us(world.rng.randrange(self.pause_us // 2, self.pause_us), self._work, host)
+        if not host.up or host.frozen:
+            return
+        for array in host.md.arrays.values():
+            self._read(array, world.rng.randrange(BLOCKS))
+            self._write(host, array)
+
+    def _write(self, host: Host, array: MdArray) -> None:
+        count = len(self.world.hosts)
+        block = self.world.rng.randrange(BLOCKS) // count * count + host.index
+        if block >= BLOCKS or (array.uuid, block) in self.outstanding:
+            return
+        self.outstanding[array.uuid, block] = host.index
+        self.last_value += 1
+        self.world.load["writes"] += 1
+        array.submit(Write(block, self.last_value))
+
+    def _read(self, array: MdArray, block: int) -> None:
+        answer = array.read(block)
+        self.world.load["reads"] += 1
+        if answer is not None:
+            self.world.check.app_read(array, block, *answer)
+
+    def write_ended(self, array: MdArray, write: Write, *, acked: bool) -> None:
+        self.outstanding.pop((array.uuid, write.block), None)
+        if acked:
+            self.world.load["writes_acked"] += 1
+            if write.failed:
+                self.world.load["writes_acked_after_failure"] += 1
+            self.world.check.app_write_acked(array, write)
+
+    def host_died(self, host: Host) -> None:
+        for key in [k for k, index in self.outstanding.items() if index == host.index]:
+            del self.outstanding[key]
+
+    def clean_bits(self) -> None:
+        for host in self.world.hosts:
+            if host.up and not host.frozen:
+                for array in host.md.arrays.values():
+                    array.clean_bits()
+
+    # --- administrators ------------------------------------------------------------------
+
+    def wish(self, change: Change, *, force: bool = False) -> str:
+        proposal = f"wish-{len(self.wishes) + 1}"
+        self.wishes[proposal] = Wish(proposal, change, force)
+        self._ask(proposal)
+        return proposal
+
+    def _ask(self, proposal: str) -> None:
+        wish = self.wishes[proposal]
+        world = self.world
+        if wish.settled:
+            return
+        pause_us = INSIST_US + world.rng.randrange(INSIST_US)
+        world.after_us(pause_us, self._ask, proposal)
+        able = [h for h in world.hosts if h.up and not h.frozen]
+        if not able:
+            return
+        host = world.rng.choice(able)
+        wish.asked += 1
+        world.say(host, "is asked:", proposal, wish.change)
+        host.deliver(Asked(proposal, wish.change, wish.force))
+
+    def answered(self, host: Host, effect: Answer) -> None:
+        wish = self.wishes.get(effect.proposal)
+        if wish is None:
+            return
+        refused = effect.state == "refused" and not effect.text.startswith("no writer")
+        if wish.answer == "done" and refused:
+            self.world.check.fail(f"(3) {effect.proposal} was done, now it is refused")
+        if not wish.settled:
+            wish.answer, wish.text = effect.state, effect.text
+        if effect.state == "done":
+            self.world.load["wishes_done"] += 1
+            self.world.check.answered_done(effect.proposal, wish.change)
+        elif effect.state == "refused":
+            self.world.load["wishes_refused"] += 1
+
+    # --- what they wish --------------------------------------------------------------------
+
+    def new_member(self, path: str, role: int = -1) -> NewMember:
+        self.devices += 1
+        device = DeviceId(f"dev-{self.devices}")
+        self.paths[device] = path
+        return NewMember(device, path, DATA_OFFSET_SECTORS, SIZE_SECTORS, role)
+
+    def create(self, disks: int, *, spares: int = 0, assume_clean: bool = False) -> ArrayId:
+        number = len(self.arrays)
+        uuid = ArrayId(f"array-{number}")
+        members = []
+        for role in range(disks + spares):
+            path = f"/disk/{number}-{role}"
+            self.world.add_disk(path)
+            members.append(self.new_member(path, role if role < disks else -1))
+        if assume_clean:
+            for member in members:
+                self.world.disks[member.path].data = [0] * BLOCKS
+        change = CreateArray(
+            array=uuid,
+            name=f"md{number}",
+            level=1,
+            layout=0,
+            chunk_sectors=0,
+            raid_disks=disks,
+            size_sectors=SIZE_SECTORS,
+            bitmap_chunk_sectors=BLOCK_SECTORS,
+            members=tuple(members),
+            assume_clean=assume_clean,
+            now_s=1_700_000_000,
+        )
+        self.arrays.append(uuid)
+        self.wish(change)
+        return uuid
+
+    def array(self) -> ArrayState | None:
+        """Any array that has been applied somewhere."""
+        states = [s for u in self.arrays if (s := self.world.array(u)) is not None]
+        return self.world.rng.choice(states) if states else None
+
+    def fail_member(self) -> None:
+        state = self.array()
+        if state is not None and len(state.in_sync) > 1:
+            member = self.world.rng.choice(state.in_sync)
+            self.world.load["admin_fail"] += 1
+            self.wish(FailMember(state.uuid, member.device, "told to"))
+
+    def remove_member(self) -> None:
+        state = self.array()
+        faulty = [m for m in state.members if m.state is MemberState.FAULTY] if state else []
+        if state is not None and faulty:
+            self.world.load["admin_remove"] += 1
+            self.wish(RemoveMember(state.uuid, self.world.rng.choice(faulty).device))
+
+    def re_add_member(self) -> None:
+        state = self.array()
+        faulty = [m for m in state.members if m.state is MemberState.FAULTY] if state else []
+        if state is not None and faulty:
+            member = self.world.rng.choice(faulty)
+            self.world.load["admin_re_add"] += 1
+            self.wish(ReAddMember(state.uuid, member.device, self.paths.get(member.device, "")))
+
+    def add_member(self) -> None:
+        """A disk no array uses, or a fresh one."""
+        state = self.array()
+        if state is None or len(state.members) >= 6:
+            return
+        prefix = f"/disk/{self.arrays.index(state.uuid)}-"
+        free = [
+            d for p, d in self.world.disks.items() if p.startswith(prefix) and not self._member(d)
+        ]
+        disk = self.world.rng.choice(free) if free else None
+        if disk is None:
+            count = sum(1 for p in self.world.disks if p.startswith(prefix))
+            disk = self.world.add_disk(f"{prefix}{count}")
+        self.world.load["admin_add"] += 1
+        self.wish(AddMember(state.uuid, self.new_member(disk.path)), force=True)
+
+    def _member(self, disk: Disk) -> bool:
+        device = disk.device
+        states = self.world.check.newest_arrays()
+        return device is not None and any(s.member(device) is not None for s in states)
+
+    def stop_or_start(self) -> None:
+        state = self.array()
+        if state is None:
+            return
+        if state.active:
+            self.world.load["admin_stop"] += 1
+            self.wish(StopArray(state.uuid))
+        else:
+            self.world.load["admin_start"] += 1
+            self.wish(StartArray(state.uuid))
+
+    def transfer(self) -> None:
+        self.world.load["admin_transfer"] += 1
+        able = [h for h in self.world.hosts if h.up and not h.spectator]
+        if able:
+            self.wish(HandOver(self.world.rng.choice(able).node))
+
+    def admit_again(self) -> None:
+        """Voters whose line is served by a node that is not the one bound to it."""
+        cluster = self.world.check.newest_cluster()
+        for host in self.world.hosts:
+            voter = cluster.named(host.name) if cluster is not None else None
+            if not host.up or voter is None or voter.node in (None, host.node):
+                continue
+            wished = (w.change for w in self.wishes.values() if not w.settled)
+            if not any(isinstance(c, BindVoter) and c.node == host.node for c in wished):
+                self.world.load["admin_bind"] += 1
+                self.wish(BindVoter(host.name, host.node, replace=True))
+
+    def vouch_for_the_dead(self) -> None:
+        """An administrator has looked: whoever is down now, and only they, is dead."""
+        for host in self.world.hosts:
+            if host.up or host.life in self.world.acked_by_hand:
+                continue
+            for life, owner in self.world.lives.items():
+                if owner is host:
+                    self.world.acked_by_hand.add(life)
+            self.world.load["fence_acks"] += 1
+            for other in self.world.hosts:
+                if other.up and not other.frozen:
+                    other.deliver(FenceAcked(host.life.node))

@@ -1,0 +1,333 @@
+"""From what runs here to what was committed: exact steps, and any history carried out."""
+
+from dataclasses import dataclass, replace
+from typing import cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdcluster.core.model import (
+    ArrayId,
+    ArrayState,
+    DeviceId,
+    Life,
+    Member,
+    MemberState,
+    NodeId,
+    Slot,
+)
+from mdcluster.md.driver import ArrayStatus, DriverError, MdDriver, MemberStatus
+from mdcluster.md.plan import (
+    Add,
+    Fail,
+    MissingMemberError,
+    Remove,
+    Start,
+    Step,
+    Stop,
+    TakeIn,
+    carry_out,
+    plan,
+)
+from tests.unit.md.port_suite import ARRAY, array, device, member
+
+ME = Life(NodeId("me"), "boot")
+SLOT = 1024
+OTHER = Life(NodeId("other"), "boot")
+PATHS = {device(number): f"/dev/disk{number}" for number in range(40)}
+
+
+def status_of(*members: MemberStatus) -> ArrayStatus:
+    return ArrayStatus(ARRAY, members, False, True, 0, 0, 0, None, 0, 0, 0)
+
+
+def local(
+    number: int, *, role: int = -2, in_sync: bool = True, faulty: bool = False
+) -> MemberStatus:
+    return MemberStatus(device(number), number if role == -2 else role, in_sync, faulty, False, 0)
+
+
+def running(state: ArrayState) -> ArrayState:
+    return replace(state, running=(OTHER, ME), slots=(Slot(0, ME),))
+
+
+def steps(state: ArrayState, *members: MemberStatus) -> tuple[Step, ...]:
+    return plan(status_of(*members), running(state), ME, PATHS, slot_offset_sectors=SLOT)
+
+
+class Model:
+    """The part of the port that plans use, with the refusals of the real drivers."""
+
+    def __init__(self) -> None:
+        self.members: dict[DeviceId, MemberStatus] | None = None
+        self.calls: list[str] = []
+        self.run_fails = False
+
+    def status(self) -> ArrayStatus | None:
+        return None if self.members is None else status_of(*self.members.values())
+
+    @property
+    def good(self) -> set[DeviceId]:
+        assert self.members is not None
+        return {m.device for m in self.members.values() if m.in_sync and m.role >= 0}
+
+    def _at(self, device: DeviceId) -> MemberStatus:
+        assert self.members is not None
+        return self.members[device]
+
+    def _put(self, status: MemberStatus) -> None:
+        assert self.members is not None
+        self.members[status.device] = status
+
+    async def assemble(
+        self, state: ArrayState, paths: dict[DeviceId, str], slot: int, *, read_only: bool
+    ) -> None:
+        assert self.members is None
+        assert read_only == (slot < 0)
+        self.calls.append("assemble")
+        self.members = {}
+        for entry in state.members:
+            if entry.device in paths:
+                await self.add(state.uuid, entry, paths[entry.device])
+
+    async def run(self, array: ArrayId) -> None:
+        self.calls.append("run")
+        if self.run_fails:
+            raise DriverError("the socket is taken")
+
+    async def stop(self, array: ArrayId) -> None:
+        self.calls.append("stop")
+        self.members = None
+
+    async def fail(self, array: ArrayId, device: DeviceId) -> None:
+        status = self._at(device)
+        assert not status.faulty
+        if self.good == {device}:
+            raise DriverError("the last good member")
+        self._put(replace(status, faulty=True, in_sync=False))
+
+    async def remove(self, array: ArrayId, device: DeviceId) -> None:
+        assert self.members is not None
+        status = self._at(device)
+        assert status.faulty or status.role < 0
+        del self.members[device]
+
+    async def add(self, array: ArrayId, member: Member, path: str) -> None:
+        assert self.members is not None
+        assert path == PATHS[member.device]
+        assert member.device not in self.members
+        assert member.state is not MemberState.FAULTY
+        taken = {m.role for m in self.members.values() if not m.faulty}
+        assert member.role < 0 or member.role not in taken
+        in_sync = member.state is MemberState.IN_SYNC
+        self._put(MemberStatus(member.device, member.role, in_sync, False, False, 0))
+
+    async def take_in(self, array: ArrayId, device: DeviceId) -> None:
+        status = self._at(device)
+        assert not status.faulty and status.role >= 0
+        self._put(replace(status, in_sync=True))
+
+    async def bring(self, state: ArrayState) -> None:
+        await carry_out(
+            cast(MdDriver, self), plan(self.status(), state, ME, PATHS, slot_offset_sectors=SLOT)
+        )
+
+
+# --- single plans --------------------------------------------------------------------------
+
+
+def test_not_mine_not_running_nothing_to_do() -> None:
+    assert plan(None, array(), ME, PATHS, slot_offset_sectors=SLOT) == ()
+    assert plan(None, replace(array(), running=(OTHER,)), ME, PATHS, slot_offset_sectors=SLOT) == ()
+    assert (
+        plan(
+            None,
+            replace(array(), running=(Life(ME.node, "older"),)),
+            ME,
+            PATHS,
+            slot_offset_sectors=SLOT,
+        )
+        == ()
+    )
+
+
+def test_start_with_the_members_that_are_not_faulty() -> None:
+    state = running(replace(array(), members=(member(0), member(1, MemberState.FAULTY, role=-1))))
+    paths = ((device(0), "/dev/disk0"),)
+    assert plan(None, state, ME, PATHS, slot_offset_sectors=SLOT) == (
+        Start(state, paths, SLOT, False),
+    )
+
+
+def test_stop_when_no_longer_listed() -> None:
+    assert plan(
+        status_of(local(0)), replace(array(), running=(OTHER,)), ME, PATHS, slot_offset_sectors=SLOT
+    ) == (Stop(ARRAY),)
+
+
+def test_a_spectator_follows_whoever_runs() -> None:
+    state = replace(array(), running=(OTHER,))
+    assert plan(None, state, ME, {}, slot_offset_sectors=SLOT, spectator=True) == (
+        Start(state, (), -1, True),
+    )
+    stopped = replace(array(), running=())
+    assert plan(status_of(local(0)), stopped, ME, {}, slot_offset_sectors=SLOT, spectator=True) == (
+        Stop(ARRAY),
+    )
+
+
+def test_a_needed_member_that_is_not_here_is_an_error() -> None:
+    paths = {device(0): "/dev/disk0"}
+    with pytest.raises(MissingMemberError, match=r"role 1"):
+        plan(None, running(array()), ME, paths, slot_offset_sectors=SLOT)
+    with pytest.raises(MissingMemberError):
+        plan(status_of(local(0)), running(array()), ME, paths, slot_offset_sectors=SLOT)
+    spare = running(replace(array(), members=(member(0), member(5, MemberState.SPARE, role=-1))))
+    assert plan(status_of(local(0)), spare, ME, paths, slot_offset_sectors=SLOT) == ()
+
+
+def test_fail_then_remove() -> None:
+    state = replace(array(), members=(member(0), member(1, MemberState.FAULTY, role=-1)))
+    assert steps(state, local(0), local(1)) == (Fail(ARRAY, device(1)),)
+    assert steps(state, local(0), local(1, in_sync=False, faulty=True)) == ()
+    gone = replace(array(), members=(member(0),))
+    assert steps(gone, local(0), local(1, in_sync=False, faulty=True)) == (
+        Remove(ARRAY, device(1)),
+    )
+    assert steps(gone, local(0), local(1)) == (Fail(ARRAY, device(1)), Remove(ARRAY, device(1)))
+
+
+def test_a_spare_becomes_a_target_and_is_taken_in() -> None:
+    spare = member(2, MemberState.SPARE, role=-1)
+    state = replace(array(), members=(member(0), spare))
+    assert steps(state, local(0)) == (Add(ARRAY, spare, "/dev/disk2"),)
+    target = member(2, MemberState.RECOVERING, role=1)
+    state = replace(array(), members=(member(0), target))
+    assert steps(state, local(0), local(2, role=-1, in_sync=False)) == (
+        Remove(ARRAY, device(2)),
+        Add(ARRAY, target, "/dev/disk2"),
+    )
+    state = replace(array(), members=(member(0), member(2, role=1)))
+    assert steps(state, local(0), local(2, role=1, in_sync=False)) == (TakeIn(ARRAY, device(2)),)
+    assert steps(state, local(0), local(2, role=1)) == ()
+
+
+def test_re_add_of_a_member_that_is_faulty_here() -> None:
+    back = member(1, MemberState.RECOVERING)
+    state = replace(array(), members=(member(0), back))
+    wanted = (Remove(ARRAY, device(1)), Add(ARRAY, back, "/dev/disk1"))
+    assert steps(state, local(0), local(1, in_sync=False, faulty=True)) == wanted
+    assert steps(state, local(0), local(1)) == (Fail(ARRAY, device(1)), *wanted)
+
+
+def test_the_new_good_member_comes_before_the_old_one_goes() -> None:
+    state = replace(array(), members=(member(0, MemberState.FAULTY, role=-1), member(1)))
+    assert steps(state, local(0), local(1, in_sync=False)) == (
+        TakeIn(ARRAY, device(1)),
+        Fail(ARRAY, device(0)),
+    )
+    assert steps(state, local(0)) == (
+        Add(ARRAY, member(1), "/dev/disk1"),
+        Fail(ARRAY, device(0)),
+    )
+
+
+async def test_a_start_that_cannot_run_is_undone() -> None:
+    model = Model()
+    model.run_fails = True
+    with pytest.raises(DriverError, match="taken"):
+        await model.bring(running(array()))
+    assert model.calls == ["assemble", "run", "stop"]
+    assert model.status() is None
+
+
+# --- whole histories ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """One random choice of a change."""
+
+    kind: int
+    which: int
+
+
+def changed(state: ArrayState, pick: Pick) -> ArrayState:
+    """The state after a valid change of the picked kind, or as it was."""
+    changes = [_failed, _removed, _spare_added, _activated, _recovered, _re_added, _stopped]
+    return changes[pick.kind % len(changes)](state, pick.which)
+
+
+def _swap(state: ArrayState, old: Member, new: Member) -> ArrayState:
+    return replace(state, members=tuple(new if m is old else m for m in state.members))
+
+
+def _of(state: ArrayState, which: int, *kinds: MemberState) -> Member | None:
+    found = [m for m in state.members if m.state in kinds]
+    return found[which % len(found)] if found else None
+
+
+def _failed(state: ArrayState, which: int) -> ArrayState:
+    old = _of(state, which, *MemberState)
+    if old is None or state.in_sync == (old,):
+        return state
+    return _swap(state, old, replace(old, state=MemberState.FAULTY, role=-1))
+
+
+def _removed(state: ArrayState, which: int) -> ArrayState:
+    old = _of(state, which, MemberState.FAULTY, MemberState.SPARE)
+    return replace(state, members=tuple(m for m in state.members if m is not old))
+
+
+def _spare_added(state: ArrayState, which: int) -> ArrayState:
+    number = state.next_number
+    if number >= len(PATHS):
+        return state
+    spare = member(number, MemberState.SPARE, role=-1)
+    return replace(state, members=(*state.members, spare), next_number=number + 1)
+
+
+def _to_role(state: ArrayState, old: Member | None) -> ArrayState:
+    free = sorted(set(range(state.raid_disks)) - {m.role for m in state.members})
+    if old is None or not free:
+        return state
+    return _swap(state, old, replace(old, state=MemberState.RECOVERING, role=free[0]))
+
+
+def _activated(state: ArrayState, which: int) -> ArrayState:
+    return _to_role(state, _of(state, which, MemberState.SPARE))
+
+
+def _re_added(state: ArrayState, which: int) -> ArrayState:
+    return _to_role(state, _of(state, which, MemberState.FAULTY))
+
+
+def _recovered(state: ArrayState, which: int) -> ArrayState:
+    old = _of(state, which, MemberState.RECOVERING)
+    return state if old is None else _swap(state, old, replace(old, state=MemberState.IN_SYNC))
+
+
+def _stopped(state: ArrayState, which: int) -> ArrayState:
+    return replace(state, running=() if state.running else (OTHER, ME))
+
+
+picks = st.builds(Pick, st.integers(0, 6), st.integers(0, 7))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(2, 4), st.lists(st.lists(picks, min_size=1, max_size=2), max_size=12))
+async def test_any_history_is_carried_out(disks: int, history: list[list[Pick]]) -> None:
+    """Also by a node that sees only the latest of two changes."""
+    state, model = running(array(1, disks)), Model()
+    await model.bring(state)
+    for batch in history:
+        for pick in batch:
+            state = changed(state, pick)
+        await model.bring(state)
+        assert plan(model.status(), state, ME, PATHS, slot_offset_sectors=SLOT) == ()
+        assert (model.members is not None) == (ME in state.running)
+        if model.members is not None:
+            assert model.good == {m.device for m in state.in_sync}
+            faulty = {m.device for m in model.members.values() if m.faulty}
+            assert set(model.members) - faulty == {m.device for m in state.writable}

@@ -1,0 +1,141 @@
+"""A node's view as the answers of the control socket."""
+
+from dataclasses import replace
+
+from mdcluster.control.arrays import ArrayWord, MemberWord, SyncState, SyncWord, Waiting
+from mdcluster.control.shape import build, plain
+from mdcluster.control.status import ClusterStatus, LinkInfo, NodeRole
+from mdcluster.control.verbs import AssembleArgs, CreateArgs, MemberArgs, NodeArgs, Verb
+from mdcluster.core.model import (
+    CLUSTER_KEY,
+    BeginSync,
+    Checkpoint,
+    EndLife,
+    FailMember,
+    StopArray,
+    SyncKind,
+)
+from mdcluster.members.look import Look
+from mdcluster.requests import Requests, views
+from mdcluster.requests.speed import Speeds
+from mdcluster.requests.views import Here
+from tests.unit.members import kit as disks
+from tests.unit.requests import kit
+
+HERE = Here(
+    now_ms=1000,
+    paths={disks.device(0): "/dev/a"},
+    numbers={disks.device(0): (8, 16)},
+    dirty_chunks={kit.ARRAY: 3},
+    links={"n1": (LinkInfo("a:1", "b:2", True),)},
+    spectators=frozenset({"eye"}),
+)
+
+
+def test_the_cluster_as_its_writer_sees_it() -> None:
+    seen = views.status(kit.view(kit.mirror()), HERE, "1.0")
+    assert (seen.writer, seen.role, seen.term, seen.lease_ms_left) == ("n0", "writer", 3, 400)
+    assert seen.quorum == (3, 2, 3)
+    assert [n.role for n in seen.nodes] == [NodeRole.WRITER, NodeRole.VOTER, NodeRole.VOTER]
+    assert seen.nodes[1].links[0].up and all(n.alive for n in seen.nodes)
+    assert build(ClusterStatus, plain(seen), "status") == seen
+
+
+def test_the_cluster_as_a_lone_follower_sees_it() -> None:
+    view = kit.view(role="follower", up=(), waiting=((CLUSTER_KEY, "no quorum"),))
+    eye = kit.spectator().node
+    view = replace(view, names=(*view.names, (eye, "eye")), holding_all=True)
+    seen = views.status(view, HERE)
+    assert (seen.writer, seen.role, seen.lease_ms_left) == ("n1", NodeRole.VOTER, None)
+    assert seen.quorum == (3, 2, 1)
+    assert [n.alive for n in seen.nodes] == [True, False, False, False]
+    assert seen.nodes[3].role is NodeRole.SPECTATOR
+    assert seen.waiting == (Waiting("cluster", "no quorum"),)
+    assert views.why(view).waiting[1].subject == "n0"
+
+
+def test_arrays_and_their_members() -> None:
+    state = disks.after(kit.mirror(), FailMember(kit.ARRAY, disks.device(1), "EIO"))
+    view = kit.view(state, waiting=((kit.ARRAY, "n2 has not applied the change"),))
+    (brief,) = views.arrays(view).arrays
+    assert (brief.name, brief.running, brief.degraded, brief.active) == ("data", 3, 1, True)
+    seen = views.detail(view, HERE, state, Speeds())
+    first, second = seen.members
+    assert (first.path, first.major, first.minor, first.role) == ("/dev/a", 8, 16, 0)
+    assert (second.state, second.role, second.path) == (MemberWord.FAULTY, -1, "")
+    assert seen.running == ("n0", "n1", "n2") and seen.cluster == "lab"
+    assert seen.events == 3 << 32 | 4 and seen.state is ArrayWord.CLEAN
+    assert seen.waiting == (Waiting("data", "n2 has not applied the change"),)
+    assert seen.bitmap is not None and seen.bitmap.chunks_dirty == 3
+    assert views.started(view, state) == ("data", ("n0", "n1", "n2"), 1, 2, 0)
+
+
+def test_a_stopped_array_is_inactive() -> None:
+    state = disks.after(kit.mirror(), StopArray(kit.ARRAY))
+    (seen,) = views.mdstat(kit.view(state), HERE, Speeds()).arrays
+    assert (seen.device, seen.state) == ("md_data", ArrayWord.INACTIVE)
+
+
+def test_a_pass_due_running_and_paused() -> None:
+    speeds, state = Speeds(), kit.mirror(clean=False)
+    due = views.sync_info(kit.view(state), state, speeds)
+    assert due is not None and (due.kind, due.state) == (SyncWord.RESYNC, SyncState.PENDING)
+    state = disks.after(state, BeginSync(kit.ARRAY, SyncKind.RESYNC))
+    views.note_progress(kit.view(state, complete_sectors=0), speeds, 0)
+    state = disks.after(state, Checkpoint(kit.ARRAY, 1, 2048))
+    view = kit.view(state, complete_sectors=4096)
+    views.note_progress(view, speeds, 1000)
+    going = views.sync_info(view, state, speeds)
+    assert going is not None and going.state is SyncState.RUNNING
+    assert (going.position_sectors, going.speed_kib) == (4096, 2048)
+    assert going.eta_s == (state.size_sectors - 4096) // 2 // 2048
+    follower = views.sync_info(kit.view(state), state, speeds)
+    assert follower is not None and follower.position_sectors == 2048
+    paused = views.sync_info(view, replace(state, paused=True), speeds)
+    assert paused is not None and paused.state is SyncState.PENDING
+    seen = views.detail(view, HERE, state, speeds)
+    assert seen.state is ArrayWord.ACTIVE and seen.sync == going
+
+
+def test_bits_of_a_dead_life_are_due_first() -> None:
+    state = disks.after(kit.mirror(), EndLife(kit.ARRAY, kit.LIVES[2]))
+    seen = views.detail(kit.view(state), HERE, state, Speeds())
+    assert seen.sync is not None and seen.sync.kind is SyncWord.BITMAP
+    assert seen.bitmap is not None and seen.bitmap.slots_dirty == 1
+
+
+def test_speeds_begin_anew_with_each_pass() -> None:
+    speeds = Speeds()
+    speeds.note(kit.ARRAY, 1, 0, 0)
+    speeds.note(kit.ARRAY, 1, 4096, 1000)
+    assert speeds.kib_per_s(kit.ARRAY, 1) == 2048
+    speeds.note(kit.ARRAY, 2, 0, 2000)
+    assert speeds.kib_per_s(kit.ARRAY, 1) == speeds.kib_per_s(kit.ARRAY, 2) == 0
+
+
+class Devices:
+    """Two devices, one of them gone now."""
+
+    paths = {disks.device(0): "/dev/a", disks.device(1): "/dev/b"}  # noqa: RUF012 - read only
+
+    async def look(self, paths: object) -> dict[str, Look]:
+        assert isinstance(paths, tuple)
+        return {path: kit.seen(path) for path in paths}
+
+    async def present(self) -> dict[object, str]:
+        return {disks.device(0): "/dev/a"}
+
+
+async def test_requests_read_what_they_need() -> None:
+    state = kit.mirror()
+    requests = Requests(Devices(), lambda: kit.view(state), lambda: 7)  # type: ignore[arg-type]
+    (wish,) = await requests.wishes(Verb.FAIL, MemberArgs("p", "data", "detached"))
+    assert isinstance(wish.change, FailMember) and wish.change.device == disks.device(1)
+    (wish,) = await requests.wishes(Verb.REMOVE, MemberArgs("p", "data", "/dev/b"))
+    assert wish.change.device == disks.device(1)  # type: ignore[union-attr]
+    made = CreateArgs("p", "new", 1, 2, ("/dev/c", "/dev/d"))
+    assert len(await requests.wishes(Verb.CREATE, made)) == 1
+    assert len(await requests.wishes(Verb.ADD, MemberArgs("p", "data", "/dev/c"))) == 1
+    assert len(await requests.wishes(Verb.ASSEMBLE, AssembleArgs("p", "data"))) == 1
+    assert len(await requests.wishes(Verb.TRANSFER, NodeArgs("p", "n1"))) == 1
+    assert len(await requests.wishes(Verb.ADMIT, NodeArgs("p", "n1"))) == 1
