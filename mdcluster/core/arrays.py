@@ -185,14 +185,23 @@ def _without_runner(state: ArrayState, life: Life) -> ArrayState:
         elif keep:
             former = Life(life.node, f"{life.boot_id}~{slot.index}")
             slots.append(replace(slot, life=former, dirty=True))
-    return replace(state, slots=tuple(slots), running=_less(state.running, life))
+    left = replace(state, slots=tuple(slots), running=_less(state.running, life))
+    return _restart_bitmap_pass(left) if keep else left
 
 
 def _end_life(state: ArrayState, change: EndLife, context: _Context) -> ArrayState | Refused:
     if change.life not in state.running:
         return state
     slots = tuple(replace(s, dirty=True) if s.life == change.life else s for s in state.slots)
-    return replace(state, slots=slots, running=_less(state.running, change.life))
+    ended = replace(state, slots=slots, running=_less(state.running, change.life))
+    return _restart_bitmap_pass(ended)
+
+
+def _restart_bitmap_pass(state: ArrayState) -> ArrayState:
+    """More bits than the pass merged: it ends, and the next begins at 0 with all of them."""
+    if state.sync is not None and state.sync.kind is SyncKind.BITMAP:
+        return replace(state, sync=None)
+    return state
 
 
 def _less(lives: tuple[Life, ...], gone: Life) -> tuple[Life, ...]:

@@ -48,6 +48,7 @@ from mdcluster.core.model import (
     Change,
     ClusterState,
     DeviceId,
+    EndLife,
     Entry,
     HandOver,
     Life,
@@ -133,6 +134,7 @@ class Commits:
         start_round: StartRound,
         failed_member: FailedMember,
         everywhere: Callable[[Entry], None],
+        cannot_apply: Callable[[Entry, str], None],
         ready: Callable[[], None],
     ) -> None:
         self._env = env
@@ -142,6 +144,7 @@ class Commits:
         self._start_round = start_round
         self._failed_member = failed_member
         self._everywhere = everywhere
+        self._cannot_apply = cannot_apply
         self._ready = ready
         self.tracks: dict[str, Track] = {}
         self._recommits: set[str] = set()
@@ -283,12 +286,17 @@ class Commits:
             return self._hand_over_refusal(change) or state
         assert not isinstance(state, ClusterState)
         others = self.others(track.key)
-        for step in first:
+        for step in (*self._endings(state), *first):
             result = apply_change(state, step, others=others)
             if isinstance(result, Refused):
                 return result
             state = result
         return apply_change(state, change, others=others, runners=runners, force=ask.force)
+
+    def _endings(self, state: ArrayState | None) -> list[EndLife]:
+        """The lives that were fenced end in the very next commit: none may leave in order."""
+        running = state.running if state is not None else ()
+        return [EndLife(state.uuid, x) for x in running if x in self._membership.fenced and state]
 
     def _hand_over_refusal(self, change: HandOver) -> Refused | None:
         name = self._membership.name(change.target)
@@ -433,11 +441,11 @@ class Commits:
         track = self.tracks.get(ev.array)
         if track is None:
             return
-        track.writing = False
-        if track.stage is not Stage.PROJECTING or track.entry is None:
-            return
         entry = track.entry
-        if ev.stamp != entry.stamp or not isinstance(entry.state, ArrayState):
+        if track.stage is not Stage.PROJECTING or entry is None or ev.stamp != entry.stamp:
+            return  # of an earlier term
+        track.writing = False
+        if not isinstance(entry.state, ArrayState):
             return
         if not ev.written and not ev.failed and entry.state.writable:
             return  # refused by the gate: tried again when the lease lives
@@ -549,7 +557,9 @@ class Commits:
         for life in self.missing(track, oldest):
             if life.node in self._membership.up or life == self._env.me:
                 self._send_apply(track, life.node)
-            if late and life != self._env.me:
+            if late and life == self._env.me:
+                self._cannot_apply(oldest.entry, track.problems.get(life, "no answer of md"))
+            elif late:
                 self._membership.evict(life)
 
     def expected_digest(self) -> int:

@@ -219,6 +219,7 @@ class Election:
         self.role = Role.FOLLOWER
         self.writer = None
         self.ready = False
+        self.handing_over = None
         self._votes = {}
         self._env.timers.cancel(("lease",))
         self._arm()
@@ -385,12 +386,20 @@ class Election:
         """Until when the writer may act: 0 if it never had a quorum in this term."""
         if not self.is_writer:
             return 0
-        times = sorted({*self._acked_ms.values(), self._env.now_ms}, reverse=True)
-        for sent_ms in times:
-            nodes = {n for n, at in self._acked_ms.items() if at >= sent_ms}
-            if is_quorum(self._ledger.cluster, nodes | {self._env.me.node}, self._all_names()):
-                return sent_ms + self._env.timing.lease_usable_ms
-        return 0
+        sent_ms = self._quorum_sent_ms()
+        return sent_ms + self._env.timing.lease_usable_ms if sent_ms is not None else 0
+
+    def _quorum_sent_ms(self) -> int | None:
+        """Send time of the latest round that a quorum has acknowledged (this node: now)."""
+        cluster, names = self._ledger.cluster, self._all_names()
+        nodes = {self._env.me.node}
+        if is_quorum(cluster, nodes, names):
+            return self._env.now_ms
+        for node, at_ms in sorted(self._acked_ms.items(), key=lambda item: -item[1]):
+            nodes.add(node)
+            if is_quorum(cluster, nodes, names):
+                return at_ms
+        return None
 
     @property
     def has_lease(self) -> bool:

@@ -141,6 +141,11 @@ class Holds:
             for array, held in sorted(self._announced.items())
         )
 
+    def left(self, array: ArrayId) -> None:
+        """The array was stopped here: its md holds nothing any more."""
+        self._announced.pop(array, None)
+        self._asked.pop(array, None)
+
     def on_state(self, state: ArrayState) -> None:
         """A state that is released (all have applied it), or that stopped the array here.
 

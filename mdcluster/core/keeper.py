@@ -46,6 +46,9 @@ DEGRADED_WAIT_MS = 3000
 """How long a member may be missing on every node before an array starts without it."""
 
 
+HAND_OVER_WAIT_MS = 10_000
+"""How long a writer may lack an array that waits for a resync before it hands over."""
+
 JOINING = "a node joins"
 FAILING = "a failed member is being committed"
 
@@ -85,12 +88,14 @@ class Keeper:
         self._absent: dict[ArrayId, Absence] = {}
         self._next_join_ms: dict[tuple[ArrayId, Life], tuple[int, int]] = {}
         self._began: set[tuple[ArrayId, int]] = set()  # passes begun in this term
+        self._hand_over_ms = 0  # not before, to a node that runs what this one does not
         self.stopping = False  # no new passes: the role is being handed over
 
     # --- a term begins and ends -----------------------------------------------------------
 
     def begin_term(self) -> None:
         self.stopping = False
+        self._hand_over_ms = self._env.now_ms + HAND_OVER_WAIT_MS
         self._began = set()
         self._absent = {}
         self._next_join_ms = {}
@@ -124,17 +129,31 @@ class Keeper:
             return
         if state.active:
             self._join(state)
-        settled = track.stage is Stage.IDLE and not track.open
+        settled = track.stage is Stage.IDLE and not track.open and not track.queue
         if settled:
             self._resume_after_failure(state.uuid)
-        if not settled or self.stopping or not self._runs_here(state):
+        if not settled or self.stopping:
             return
         kind = needs_sync(state)
+        if not self._runs_here(state):
+            if kind is not None or state.sync is not None:
+                self._hand_over_to_a_runner(state)
+            return
         if state.sync is None and kind is not None and state.active and not state.paused:
             self._began.add((state.uuid, state.last_serial + 1))
             self._commits.own(BeginSync(state.uuid, kind))
         elif state.sync is not None and state.uuid not in self.passes:
             self._start_pass(state)
+
+    def _hand_over_to_a_runner(self, state: ArrayState) -> None:
+        """Only a node that runs an array can resync it; this one had its time to join."""
+        if self._env.now_ms < self._hand_over_ms:
+            return
+        able = {life.node for life in state.running if self._membership.alive(life.node)}
+        target = self.successor(self._ledger.cluster, able)
+        if target is not None:
+            self._hand_over_ms = self._env.now_ms + HAND_OVER_WAIT_MS
+            self._commits.own(HandOver(target))
 
     def _all_answered(self, state: ArrayState) -> bool:
         return all(self._membership.answered(life) for life in state.running)
@@ -148,7 +167,7 @@ class Keeper:
         for life in sorted(wanted):
             t = self._env.timing
             wait_ms = self._next_join_ms.get((state.uuid, life), (0, 0))[1]
-            wait_ms = min(max(2 * wait_ms, 4 * t.retry_min_ms), 2 * t.retry_max_ms)
+            wait_ms = min(max(2 * wait_ms, 4 * t.retry_min_ms), 6 * t.prepare_deadline_ms)
             self._next_join_ms[state.uuid, life] = (self._env.now_ms + wait_ms, wait_ms)
             self._commits.own(JoinRunner(state.uuid, life))
         if not wanted:
@@ -239,7 +258,10 @@ class Keeper:
         pass_ = self.passes.get(state.uuid)
         if pass_ is None:
             return
-        for life in sorted(self._others(state)):
+        others = self._others(state)
+        for life in sorted(pass_.others - others):
+            pass_.on_gone(life)
+        for life in sorted(others):
             pass_.on_joined(life)
         pass_.on_state(state)
         if not state.active or self._env.me not in state.running:
@@ -266,7 +288,8 @@ class Keeper:
 
     def _bind(self, cluster: ClusterState) -> BindVoter | None:
         """A voter nobody was bound to has been seen."""
-        at_line = {name: node for node, name in self._membership.all_names().items()}
+        names = self._membership.all_names()
+        at_line = {name: node for node, name in names.items() if self._membership.alive(node)}
         for voter in cluster.voters:
             node = at_line.get(voter.name)
             if voter.node is None and node is not None and cluster.voter(node) is None:
@@ -293,12 +316,14 @@ class Keeper:
             return HandOver(target) if target is not None else None
         return RemoveVoter(next(name for name in surplus if name != self._env.name))
 
-    def successor(self, cluster: ClusterState) -> NodeId | None:
-        """The living voter of the highest priority beside this node."""
+    def successor(self, cluster: ClusterState, among: set[NodeId] | None = None) -> NodeId | None:
+        """The living voter (among these nodes) of the highest priority beside this node."""
         others = [
             v
             for v in cluster.voters
-            if v.node not in (None, self._env.me.node) and self._membership.alive(v.node)
+            if v.node not in (None, self._env.me.node)
+            and self._membership.alive(v.node)
+            and (among is None or v.node in among)
         ]
         best = max(others, key=lambda v: (v.priority, v.name), default=None)
         return best.node if best else None

@@ -121,7 +121,7 @@ class Membership:
         self._look_for_silence()
         round_ = self._election.new_round()
         grants = self._election.ready and self._election.has_lease
-        suspects = tuple(sorted(self.suspects))
+        suspects = tuple(sorted(self.unsettled))
         for node in sorted(self.up):
             ask = self.peers[node].ask if grants and node in self.peers else 0
             self._env.send(node, Beat(self._ledger.term, round_, ask, suspects), urgent=True)
@@ -189,6 +189,18 @@ class Membership:
             if self._is_gone(life):
                 self.evict(life)
 
+    @property
+    def unsettled(self) -> frozenset[NodeId]:
+        """Nodes that may be gone while their writes are not known to be complete everywhere.
+
+        For the writer, more than it suspects: also every listed life that has not answered in
+        this term, be it one whose node lives another life by now.
+        """
+        if not self._election.is_writer:
+            return self.suspects
+        silent = {life.node for life in self.listed() if not self.answered(life)}
+        return self.suspects | silent
+
     def _is_gone(self, life: Life) -> bool:
         """Silent for so long, or so clearly, that it is to be fenced."""
         if life.node == self._env.me.node:
@@ -223,9 +235,9 @@ class Membership:
             self._env.emit(Fence(life))
 
     def on_confirmed(self, ev: Fenced) -> None:
-        self.fencing.pop(ev.life, None)
-        if ev.life in self.fenced or ev.life == self._env.me:
-            return
+        if ev.life not in self.fencing:
+            return  # it has answered meanwhile, or this node is no writer any more
+        del self.fencing[ev.life]
         if len(self.fenced) >= FENCED_MAX:
             del self.fenced[next(iter(self.fenced))]
         self.fenced[ev.life] = ev.how

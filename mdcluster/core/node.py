@@ -18,6 +18,7 @@ from hashlib import blake2b
 from typing import Any
 
 from mdcluster.core import asks, election, replica, rounds
+from mdcluster.core.arrays import survives_without
 from mdcluster.core.asks import Asks
 from mdcluster.core.commits import Ask, Commits, Track
 from mdcluster.core.effects import (
@@ -29,6 +30,9 @@ from mdcluster.core.effects import (
     SetTimer,
     StartSync,
     Stopped,
+    WriteNonces,
+    WriteSuperblocks,
+    ZeroSlot,
 )
 from mdcluster.core.election import Election
 from mdcluster.core.env import Env, TimerKey
@@ -106,6 +110,7 @@ from mdcluster.core.model import (
     HandOver,
     LeaveRunner,
     Life,
+    MemberState,
     NodeId,
     Promise,
     Stamp,
@@ -125,6 +130,11 @@ NO_VOTER = "this node is no voter of the cluster any more"
 
 SHUTDOWN_MS = 3_000
 """How long an orderly stop may take before the process just ends (its lock then tells)."""
+
+GATED = (StartSync, ZeroSlot, WriteNonces, WriteSuperblocks)
+GATED_ENDS = (SyncStopped, SlotZeroed, NoncesWritten, SuperblocksWritten)
+"""Work behind the gate, and the events that end it, one each: until the last has come, a node
+neither reports to another writer nor gives the word to a successor."""
 
 OF_THE_WRITER = (
     Beat,
@@ -196,9 +206,10 @@ class Node:
         self._spectator = spectator
         self._lease_before_ms = lease_before_ms
         self._me = me
-        self._copying: set[ArrayId] = set()
+        self._gated = 0  # gated work under way: copying, slots, nonces, superblocks
         self._prepared_for: dict[int, tuple[NodeId, int]] = {}
         self._query_from: tuple[NodeId, int] | None = None
+        self._apply_wait_ms: dict[str, int] = {}
         self._left: dict[ArrayId, str] = {}
         self._leaving: set[ArrayId] = set()
         self._unlisted: set[ArrayId] = set()  # left, and a commit says so
@@ -261,6 +272,7 @@ class Node:
             start_round=self._start_round,
             failed_member=self._superblock_failed,
             everywhere=self._on_everywhere,
+            cannot_apply=self._on_cannot_apply,
             ready=self._on_ready,
         )
         self.preparing.commits = self.commits
@@ -288,6 +300,8 @@ class Node:
     def step(self, event: Event, now_ms: int) -> list[Effect]:
         """React to one event. Time may stand still between steps, but never goes back."""
         self.env.now_ms = max(now_ms, self.env.now_ms)
+        if isinstance(event, GATED_ENDS):
+            self._gated = max(self._gated - 1, 0)
         self._handlers[type(event)](event)
         return self._finish()
 
@@ -295,15 +309,15 @@ class Node:
         """What follows of any change."""
         self.membership.check_io_lease()
         self.pins.tend(
-            self.replica.states, self.membership.suspects, alone=not self._hears_writer()
+            self.replica.states, self.membership.unsettled, alone=not self._hears_writer()
         )
         self._try_give_word()
         self._try_report()
         self._try_stop()
         effects = self.env.take_effects()
         for effect in effects:
-            if isinstance(effect, StartSync):
-                self._copying.add(effect.array)
+            if isinstance(effect, GATED):
+                self._gated += 1
         at_ms = self.env.timers.next_ms
         if at_ms is not None:
             effects.append(SetTimer(at_ms))
@@ -387,6 +401,9 @@ class Node:
             "resync": lambda k: self._to_pass(ArrayId(k[1]), "on_timer", k),
             "apply": lambda k: self.replica.retry(k[1]),
             "patrol": self._on_patrol_timer,
+            "failed": lambda k: self._propose_failure(ArrayId(k[1]), DeviceId(k[2]), k[3]),
+            "left": lambda k: self._propose_left(ArrayId(k[1]), clean=k[2] == "clean"),
+            "handover": self._on_hand_over_timer,
             "shutdown": lambda _: self.env.emit(Stopped()),
         }
 
@@ -429,6 +446,7 @@ class Node:
         if self.election.is_writer:
             raise AssertionError(f"two writers in term {self.ledger.term}: {sender} and this node")
         new = self.election.writer != sender.node
+        self._forget_prepared(self.ledger.term)
         self.election.hears_writer(sender.node)
         if new:
             self.membership.new_writer()
@@ -488,7 +506,7 @@ class Node:
 
     def _try_report(self) -> None:
         """Answer a query as soon as this node's own copying has ended."""
-        if self._query_from is None or self._copying:
+        if self._query_from is None or self._gated:
             return
         (writer, term), self._query_from = self._query_from, None
         running = tuple(s.uuid for s in self.replica.states.values() if self._runs_here(s))
@@ -554,7 +572,14 @@ class Node:
         self.keeper.note_missing(array, life, missing)
 
     def _superblock_failed(self, state: ArrayState, device: DeviceId, why: str) -> None:
-        """The projection could not be written to a member: it fails, if the data allow it."""
+        """The projection could not be written to a member: it fails, if the data allow it.
+
+        Not if this node does not run the array: then the fault may well be its own.
+        """
+        if not self._runs_here(state):
+            self.env.notify("superblock_failed", array=state.name, device=device, why=why)
+            return
+        self.rounds.give_way(state.uuid)
         self.commits.own(FailMember(state.uuid, device, why, seen_by=self._me.node))
 
     def _on_everywhere(self, entry: Entry) -> None:
@@ -572,6 +597,7 @@ class Node:
         if self.election.is_writer:
             self.commits.propose(Ask(msg.proposal, msg.change, msg.force, sender.node))
             if isinstance(msg.change, FailMember):
+                self.rounds.give_way(msg.change.array)
                 self.keeper.failure_proposed(msg.change.array)
 
     # --- handing over -------------------------------------------------------------------
@@ -582,14 +608,20 @@ class Node:
             return False
         self.shut_for_transfer(change.target)
         self.keeper.stop_passes()
+        self.env.after(("handover",), self.env.timing.apply_deadline_ms)
         return True
+
+    def _on_hand_over_timer(self, _: TimerKey) -> None:
+        """Some gated write does not return: an election decides, this node's gate stays shut."""
+        if self.election.handing_over is not None:
+            self.election.stand_down("its hand-over did not finish in time")
 
     def shut_for_transfer(self, target: NodeId) -> None:
         self.election.begin_hand_over(target)
 
     def _try_give_word(self) -> None:
-        quiet = not self._copying and not self.commits.projecting
-        if self.election.is_writer and self.election.handing_over is not None and quiet:
+        if self.election.handing_over is not None and not self._gated:
+            self.env.timers.cancel(("handover",))
             self.election.give_word()
 
     # --- a replica ----------------------------------------------------------------------
@@ -603,9 +635,14 @@ class Node:
 
     def _on_applied(self, ev: Applied) -> None:
         self.replica.on_applied(ev)
+        t = self.env.timing
         if ev.problem:
-            self.env.after(("apply", ev.key), 4 * self.env.timing.retry_min_ms)
+            wait_ms = min(2 * self._apply_wait_ms.get(ev.key, t.retry_min_ms), t.retry_max_ms)
+            self._apply_wait_ms[ev.key] = wait_ms
+            self.env.after(("apply", ev.key), wait_ms)
             self.env.notify("apply_failed", key=ev.key, why=ev.problem)
+        else:
+            self._apply_wait_ms.pop(ev.key, None)
         writer = self._known_writer()
         if writer is not None:
             self.replica.answer(writer, ev.key, self.ledger.term, ev.problem)
@@ -655,6 +692,13 @@ class Node:
             reply = PrepareReply(asked_by[1], ev.op, ev.problem, ev.found, ev.missing)
             self.env.send(asked_by[0], reply)
 
+    def _forget_prepared(self, term: int) -> None:
+        """What an earlier writer had prepared here will not be committed by it."""
+        for op, (_, asked_in) in list(self._prepared_for.items()):
+            if asked_in < term:
+                del self._prepared_for[op]
+                self.env.emit(ForgetPrepared(op))
+
     def _on_abandon(self, _: Life, msg: Abandon) -> None:
         if self._prepared_for.pop(msg.op, None) is not None:
             self.env.emit(ForgetPrepared(msg.op))
@@ -673,17 +717,27 @@ class Node:
     def _on_member_failed(self, ev: MemberFailed) -> None:
         self.replica.note_failed(ev.array, ev.device)
         self.env.notify("member_failed", array=ev.array, device=ev.device, why=ev.why)
-        change = FailMember(ev.array, ev.device, ev.why, seen_by=self._me.node)
+        self._propose_failure(ev.array, ev.device, ev.why)
 
+    def _propose_failure(self, array: ArrayId, device: DeviceId, why: str) -> None:
         def outcome(state: str, text: str) -> None:
-            if state != "refused":
-                return
-            if text.startswith("leave"):
-                self._leave(ev.array, text)
-            else:
-                self.replica.give_up(ev.array, ev.device)
+            if state == "refused":
+                self._on_failure_refused(array, device, why, text)
 
-        self.asks.own(change, outcome)
+        self.asks.own(FailMember(array, device, why, seen_by=self._me.node), outcome)
+
+    def _on_failure_refused(self, array: ArrayId, device: DeviceId, why: str, refusal: str) -> None:
+        """Leave the array, let the writes fail (the last good member), or propose it again."""
+        state = self.replica.states.get(array)
+        member = state.member(device) if state else None
+        if state is None or member is None or member.state is MemberState.FAULTY:
+            return
+        if refusal.startswith("leave"):
+            self._leave(array, refusal)
+        elif survives_without(state, device):
+            self.env.after(("failed", array, device, why), self.env.timing.retry_max_ms)
+        else:
+            self.replica.give_up(array, device)
 
     def _leave(self, array: ArrayId, why: str) -> None:
         """Stop an array here for good (until it is assembled again, or the daemon restarts)."""
@@ -702,10 +756,26 @@ class Node:
 
     def _on_array_left(self, ev: ArrayLeft) -> None:
         clean = ev.clean and not self.replica.failures_pending(ev.array)
+        self.holds.left(ev.array)
         self.replica.left(ev.array)
         self._leaving.discard(ev.array)
+        self._propose_left(ev.array, clean=clean)
+
+    def _propose_left(self, array: ArrayId, *, clean: bool) -> None:
+        """Until it is committed, the others wait for this node in this array."""
+
+        def outcome(state: str, text: str) -> None:
+            if state == "refused" and array not in self._unlisted:
+                key = ("left", array, "clean" if clean else "dirty")
+                self.env.after(key, self.env.timing.retry_max_ms)
+
         change = LeaveRunner if clean else EndLife
-        self.asks.own(change(ev.array, self._me), lambda state, text: None)
+        self.asks.own(change(array, self._me), outcome)
+
+    def _on_cannot_apply(self, entry: Entry, why: str) -> None:
+        """The writer's own md cannot follow: it leaves, so that the others can go on."""
+        if isinstance(entry.state, ArrayState):
+            self._leave(entry.state.uuid, f"a change could not be applied here: {why}")
 
     # --- resync -------------------------------------------------------------------------
 
@@ -720,7 +790,6 @@ class Node:
             getattr(pass_, method)(*args)
 
     def _on_sync_stopped(self, ev: SyncStopped) -> None:
-        self._copying.discard(ev.array)
         self._to_pass(ev.array, "on_sync_stopped", ev)
         self._tend()
 

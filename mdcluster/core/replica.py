@@ -5,6 +5,8 @@ Rules of this file:
 * an entry is acknowledged to the writer only behind its Persist in the lane;
 * Apply only stops the use of a failed member; held writes go on only after the writer's
   Release of that stamp, which it gives when every listed node has applied or is fenced;
+* an array that was started here holds its writes (md: write-pending) until that Release, too:
+  it never wrote to a member that others may still read;
 * `active` (one bit that releases every held write) comes after `-blocked`, and only when
   two samples at least SAMPLE_GAP_MS apart showed that nothing is held by an unseen failure.
 """
@@ -69,7 +71,11 @@ class Replica:
         self._held_by: dict[str, set[DeviceId]] = {}  # failed, not yet released
         self._release_to: dict[str, Stamp] = {}
         self._unlocking: dict[str, Unlocking] = {}
+        self._samples_asked: dict[str, int] = {}  # SampleStates not yet answered
+        # good in states that a newer one overtook, as the driver may have seen them
+        self._passed: dict[str, set[DeviceId]] = {}
         self._leaving: set[str] = set()  # the driver is stopping them
+        self._starting: set[str] = set()  # started here, writes held until the release
         self._digest: int | None = None
 
     # --- persist -------------------------------------------------------------------------
@@ -94,8 +100,12 @@ class Replica:
             return
         under_way = self._applying.get(entry.key)
         if under_way is None or under_way.stamp < entry.stamp:
+            if under_way is not None and isinstance(under_way.state, ArrayState):
+                self._passed.setdefault(entry.key, set()).update(_good(under_way.state))
             self._applying[entry.key] = entry
             self._start(entry)
+            if self.applied.get(entry.key) == entry.stamp:
+                self._answer(sender, entry.key, msg.term)
 
     def _start(self, entry: Entry) -> None:
         if entry.key in self._leaving:
@@ -125,6 +135,7 @@ class Replica:
         self._digest = None
         self.applied[ev.key] = ev.stamp
         if isinstance(entry.state, ArrayState) and not self._stays_out(ev.key):
+            self._note_start(entry.state)
             self._note_failures(entry.state)
             self.states[ev.key] = entry.state
         self._applied_hook(entry)
@@ -147,17 +158,23 @@ class Replica:
 
     # --- failures and release -------------------------------------------------------------
 
+    def _note_start(self, new: ArrayState) -> None:
+        """A started array holds its writes until the release: others may still apply a failure."""
+        old = self.states.get(new.uuid)
+        if self._env.me not in new.running:
+            self._starting.discard(new.uuid)
+        elif old is None or self._env.me not in old.running:
+            self._starting.add(new.uuid)
+
     def _note_failures(self, new: ArrayState) -> None:
         """Members whose use ends with this state: md holds writes until they are unblocked."""
         old = self.states.get(new.uuid)
-        if old is None or self._env.me not in new.running:
+        if self._env.me not in new.running:
             self._held_by.pop(new.uuid, None)
             return
-        for member in old.members:
-            now = new.member(member.device)
-            was_good = member.state is not MemberState.FAULTY
-            if was_good and (now is None or now.state is MemberState.FAULTY):
-                self._held_by.setdefault(new.uuid, set()).add(member.device)
+        was_good = self._passed.pop(new.uuid, set()) | (_good(old) if old is not None else set())
+        for device in was_good - _good(new):
+            self._held_by.setdefault(new.uuid, set()).add(device)
 
     def note_failed(self, array: ArrayId, device: DeviceId) -> None:
         """md failed a member here by itself: its writes are held."""
@@ -182,6 +199,7 @@ class Replica:
         self.states.pop(array, None)
         self._held_by.pop(array, None)
         self._unlocking.pop(array, None)
+        self._starting.discard(array)
         self._leaving.discard(array)
         entry = self._applying.get(array)
         if entry is not None:
@@ -220,22 +238,34 @@ class Replica:
             for device in self._held_by.get(key, set())
             if (m := state.member(device)) is None or m.state is MemberState.FAULTY
         }
-        if done:
+        started = key in self._starting
+        self._starting.discard(key)
+        if done or (started and self._held_by.get(key)):
             self._held_by[key] -= done
             self._begin_unlocking(state.uuid, done)
+        elif started:
+            self._env.emit(Activate(state.uuid))
 
     def _begin_unlocking(self, array: ArrayId, devices: set[DeviceId]) -> None:
         self._unlocking[array] = Unlocking()
         self._env.emit(Unblock(array, tuple(sorted(devices))))
+        self._sample(array)
+
+    def _sample(self, array: ArrayId) -> None:
+        self._env.timers.cancel((TIMER, array))
+        self._samples_asked[array] = self._samples_asked.get(array, 0) + 1
         self._env.emit(SampleStates(array))
 
     def on_sampled(self, ev: Sampled) -> None:
         """Two clean samples, a gap apart, and the held writes go on."""
+        left = max(self._samples_asked.get(ev.array, 0) - 1, 0)
+        self._samples_asked[ev.array] = left
         unlocking = self._unlocking.get(ev.array)
-        if unlocking is None:
-            return
+        if unlocking is None or left:
+            return  # asked for before the latest -blocked
         unlocking.clean_samples = unlocking.clean_samples + 1 if ev.clean else 0
-        if self.sampled_enough(unlocking) and not self._held_by.get(ev.array):
+        waits = self._held_by.get(ev.array) or ev.array in self._starting
+        if self.sampled_enough(unlocking) and not waits:
             del self._unlocking[ev.array]
             self._env.emit(Activate(ev.array))
             return
@@ -246,7 +276,11 @@ class Replica:
 
     def on_timer(self, array: ArrayId) -> None:
         if array in self._unlocking:
-            self._env.emit(SampleStates(array))
+            self._sample(array)
+
+
+def _good(state: ArrayState) -> set[DeviceId]:
+    return {m.device for m in state.members if m.state is not MemberState.FAULTY}
 
 
 def digest(applied: dict[str, Stamp], released: dict[str, Stamp]) -> int:

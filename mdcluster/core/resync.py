@@ -120,6 +120,11 @@ class Pass:
     # --- what the composer asks ------------------------------------------------------------
 
     @property
+    def others(self) -> frozenset[Life]:
+        """The lives that this pass has hold their writes."""
+        return frozenset(self._holds.others)
+
+    @property
     def done(self) -> bool:
         """The pass has ended (by its commit, or its premise is gone) or was stopped."""
         return self._phase is Phase.OVER

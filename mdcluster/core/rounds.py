@@ -193,6 +193,12 @@ class Rounds:
         self._env.timers.cancel((TIMER, str(round_.op)))
         round_.done(round_, why)
 
+    def give_way(self, array: ArrayId) -> None:
+        """A failure is to be committed: a node that wants to join this array can wait."""
+        for round_ in list(self.rounds.values()):
+            if round_.array == array and round_.kind is Kind.OPEN:
+                self._end(round_, "a failure went first")
+
     def abandon(self, round_: Round) -> None:
         """What the round prepared will not be committed."""
         if round_.kind is Kind.CLAIM:

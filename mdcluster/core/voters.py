@@ -62,7 +62,16 @@ def _bind(state: ClusterState, change: BindVoter) -> ClusterState | Refused:
             f"{change.name} is bound to {voter.node}; if that node's state directory is lost for "
             f"good, re-admit it with 'mdcadm --admit {change.name}'"
         )
+    if voter.node is not None:
+        return _unbind(state, voter)
     return _with(state, replace(voter, node=change.node))
+
+
+def _unbind(state: ClusterState, voter: Voter) -> ClusterState | Refused:
+    """A re-admission is two changes: the old node goes, then the new one is bound when seen."""
+    if sum(v.node is not None for v in state.voters) == 1:
+        return Refused(f"cannot re-admit {voter.name}: it is the only voter there is")
+    return _with(state, replace(voter, node=None))
 
 
 def _with(state: ClusterState, voter: Voter) -> ClusterState:

@@ -473,10 +473,20 @@ def test_a_resync_ends_when_one_copy_is_left() -> None:
 
 
 def test_a_bitmap_pass_ends_with_the_named_slots_only() -> None:
-    state = syncing(change(mirror(N1, N2, N3), EndLife(ARRAY, N2)), SyncKind.BITMAP)
-    state = change(state, EndLife(ARRAY, N3), EndSync(ARRAY, 1, (N1, N2)))
+    state = change(mirror(N1, N2, N3), EndLife(ARRAY, N2), EndLife(ARRAY, N3))
+    state = change(syncing(state, SyncKind.BITMAP), EndSync(ARRAY, 1, (N1, N2)))
     assert state.slots == (Slot(0, N1), Slot(2, N3, dirty=True))
     assert needs_sync(state) is SyncKind.BITMAP
+
+
+def test_a_life_that_ends_during_a_bitmap_pass_begins_it_again() -> None:
+    """Its bits lie anywhere, also below what the pass has copied: none may be zeroed unseen."""
+    state = syncing(change(mirror(N1, N2, N3), EndLife(ARRAY, N2)), SyncKind.BITMAP)
+    state = change(state, EndLife(ARRAY, N3))
+    assert state.sync is None
+    assert needs_sync(state) is SyncKind.BITMAP
+    again = syncing(state, SyncKind.BITMAP).sync
+    assert again is not None and again.serial == 2 and again.position_sectors == 0
 
 
 def test_bits_of_dead_lives_come_before_a_resync_and_that_before_a_recovery() -> None:

@@ -637,16 +637,6 @@ def test_slots_are_zeroed_at_the_end_of_the_pass_and_not_before() -> None:
     assert bench.proposed == [EndSync(ARRAY, 1, (N3, N4))]
 
 
-def test_a_life_that_ended_during_the_pass_keeps_its_slot() -> None:
-    bench = Bench(dead(), (N2, N3))
-    bench.running()
-    bench.committed(EndLife(ARRAY, N3))
-    bench.now.on_gone(N3)
-    assert copy_all(bench, N2) == [StopSync(ARRAY, 1), ZeroSlot(ARRAY, N4, 3)]
-    bench.now.on_slot_zeroed(SlotZeroed(ARRAY, N4, ""))
-    assert bench.proposed == [EndSync(ARRAY, 1, (N4,))]
-
-
 def test_nothing_dirty_needs_no_window_but_the_slots_are_zeroed() -> None:
     bench = Bench(dead(), (N2,))
     bench.begin()

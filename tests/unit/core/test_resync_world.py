@@ -29,6 +29,7 @@ from mdcluster.core.messages import Hold, HoldAck
 from mdcluster.core.model import (
     ArrayChange,
     ArrayState,
+    BeginSync,
     EndLife,
     EndSync,
     FailMember,
@@ -107,9 +108,16 @@ class World:
         del self.machines[dead.node]
         self.proposals.clear()
         self.net = [m for m in self.net if dead not in m[:2]]
+        kind = self.state.sync.kind if self.state.sync else None
         self.state = change(self.state, EndLife(ARRAY, dead))
         self.term += 1
-        self.lead(self.rng.choice(self.originals()).life, merge_all=True)
+        begun = self.state.sync is None and kind is not None
+        if begun and kind is not None:  # more bits than the pass had merged: all over again
+            self.state = change(self.state, BeginSync(ARRAY, kind))
+            self.furthest = 0
+            self.copied.clear()
+            self.times.clear()
+        self.lead(self.rng.choice(self.originals()).life, merge_all=not begun)
 
     def hand_over(self) -> None:
         old = self.writer
