@@ -185,23 +185,14 @@ def _without_runner(state: ArrayState, life: Life) -> ArrayState:
         elif keep:
             former = Life(life.node, f"{life.boot_id}~{slot.index}")
             slots.append(replace(slot, life=former, dirty=True))
-    left = replace(state, slots=tuple(slots), running=_less(state.running, life))
-    return _restart_bitmap_pass(left) if keep else left
+    return replace(state, slots=tuple(slots), running=_less(state.running, life))
 
 
 def _end_life(state: ArrayState, change: EndLife, context: _Context) -> ArrayState | Refused:
     if change.life not in state.running:
         return state
     slots = tuple(replace(s, dirty=True) if s.life == change.life else s for s in state.slots)
-    ended = replace(state, slots=slots, running=_less(state.running, change.life))
-    return _restart_bitmap_pass(ended)
-
-
-def _restart_bitmap_pass(state: ArrayState) -> ArrayState:
-    """More bits than the pass merged: it ends, and the next begins at 0 with all of them."""
-    if state.sync is not None and state.sync.kind is SyncKind.BITMAP:
-        return replace(state, sync=None)
-    return state
+    return replace(state, slots=slots, running=_less(state.running, change.life))
 
 
 def _less(lives: tuple[Life, ...], gone: Life) -> tuple[Life, ...]:
@@ -372,11 +363,10 @@ def _end(state: ArrayState, change: EndSync, context: _Context) -> ArrayState | 
     if sync is None or sync.serial != change.serial:
         return Refused(f"{state.name}: the end of pass {change.serial}, which does not run")
     ended = replace(state, sync=None)
-    if sync.kind is SyncKind.RESYNC:
-        return replace(ended, resync_sectors=None)
-    if sync.kind is SyncKind.BITMAP:
+    if sync.kind is not SyncKind.RECOVER:
         kept = tuple(s for s in state.slots if not (s.dirty and s.life in change.slots))
-        return replace(ended, slots=kept)
+        resync = None if sync.kind is SyncKind.RESYNC else state.resync_sectors
+        return replace(ended, slots=kept, resync_sectors=resync)
     # A member that started RECOVERING during the pass would have ended it: all were copied.
     for member in _recovering(state):
         done = replace(member, state=MemberState.IN_SYNC, recovery_sectors=0, by_bitmap=False)

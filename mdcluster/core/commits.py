@@ -43,6 +43,7 @@ from mdcluster.core.model import (
     ZERO,
     AddVoter,
     ArrayChange,
+    ArrayId,
     ArrayState,
     BindVoter,
     Change,
@@ -50,6 +51,7 @@ from mdcluster.core.model import (
     DeviceId,
     EndLife,
     Entry,
+    FailMember,
     HandOver,
     Life,
     NodeId,
@@ -133,6 +135,7 @@ class Commits:
         *,
         start_round: StartRound,
         failed_member: FailedMember,
+        at_rest: Callable[[ArrayState], bool],
         everywhere: Callable[[Entry], None],
         cannot_apply: Callable[[Entry, str], None],
         ready: Callable[[], None],
@@ -143,6 +146,7 @@ class Commits:
         self._membership = membership
         self._start_round = start_round
         self._failed_member = failed_member
+        self._at_rest = at_rest
         self._everywhere = everywhere
         self._cannot_apply = cannot_apply
         self._ready = ready
@@ -244,7 +248,7 @@ class Commits:
                 return
             ask = track.queue.popleft()
             track.ask = ask
-            refusal = self._refusal(track, ask)
+            refusal = "" if _is_probed(ask.change) else self._refusal(track, ask)
             if refusal:
                 self._settle(track, "refused", refusal)
             elif self._start_round(track, ask):
@@ -482,7 +486,16 @@ class Commits:
             track.problems[sender] = msg.problem
         else:
             track.problems.pop(sender, None)
+        if not any(self._is_late(t, sender) for t in self.tracks.values()):
+            self._membership.pardon(sender)
         self._try_release(track)
+
+    def _is_late(self, track: Track, life: Life) -> bool:
+        """Whether this life has not applied the oldest open commit within its deadline."""
+        if not track.open or life not in self.missing(track, track.open[0]):
+            return False
+        waited_ms = self._env.now_ms - track.open[0].since_ms
+        return waited_ms > self._env.timing.apply_deadline_ms
 
     def missing(self, track: Track, commit: Commit) -> list[Life]:
         """The listed lives that have neither applied this commit nor been fenced."""
@@ -497,6 +510,9 @@ class Commits:
         """Release in order, as far as every listed node has applied."""
         while track.open and not self.missing(track, track.open[0]):
             if track.committed is None or self._is_projecting(track, track.open[0]):
+                return
+            state = track.open[0].entry.state
+            if isinstance(state, ArrayState) and not self._at_rest(state):
                 return
             commit = track.open.pop(0)
             track.released = commit.entry.stamp
@@ -516,6 +532,12 @@ class Commits:
 
     def _send_release(self, track: Track, node: NodeId) -> None:
         self._env.send(node, Release(self._ledger.term, track.key, track.released))
+
+    def on_still(self, array: ArrayId) -> None:
+        """A window of this array has been copied: whoever waited for that goes on."""
+        track = self.tracks.get(array)
+        if track is not None and track.open:
+            self._try_release(track)
 
     def on_fenced(self) -> None:
         """Some life has ended for certain: whoever waited for it goes on."""
@@ -560,7 +582,7 @@ class Commits:
             if late and life == self._env.me:
                 self._cannot_apply(oldest.entry, track.problems.get(life, "no answer of md"))
             elif late:
-                self._membership.evict(life)
+                self._membership.condemn(life)
 
     def expected_digest(self) -> int:
         """What a node that has caught up reports."""
@@ -596,6 +618,11 @@ class Commits:
                     why = track.problems.get(life) or "has not applied the change"
                     out.append((track.key, f"{self._membership.name(life.node)} {why}"))
         return out
+
+
+def _is_probed(change: Change) -> bool:
+    """A failure that a node saw: whether the last good member goes is asked after the probe."""
+    return isinstance(change, FailMember) and change.seen_by is not None
 
 
 def _key_of(change: Change) -> str:

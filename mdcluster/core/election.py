@@ -266,8 +266,10 @@ class Election:
 
     def _why_not(self, candidate: NodeId, lines_digest: str, transfer: int) -> str:
         """Why this node would not vote for the candidate now ('' if it would)."""
-        if not self.is_voter:
-            return "not a voter"
+        if self.spectator:
+            return "a spectator has no vote"
+        # Whether this node's vote counts is for the candidate's voter set to say: it may have
+        # been admitted by a commit it has not seen, and be needed (Ongaro 2014, section 4.1).
         if self.broken:
             return self.broken
         if not may_vote(self._ledger.cluster, candidate, self._names.get(candidate)):
@@ -423,6 +425,15 @@ class Election:
         """Everything is committed again in this term: the gate may open."""
         self.ready = True
         self._refresh_lease()
+
+    def check_lease(self) -> None:
+        """Before anything else: a writer that stood still for too long is none any more.
+
+        Else its overdue beat would find everybody silent, and have them fenced.
+        """
+        until_ms = self._env.timers.at_ms(("lease",))
+        if until_ms is not None and self._env.now_ms >= until_ms:
+            self.on_lease_timer()
 
     def on_lease_timer(self) -> None:
         """Check-quorum: a writer without a lease is none."""

@@ -51,6 +51,7 @@ HAND_OVER_WAIT_MS = 10_000
 
 JOINING = "a node joins"
 FAILING = "a failed member is being committed"
+ENDING = "a change that ends it has been committed"
 
 
 class Absence:
@@ -75,6 +76,7 @@ class Keeper:
         candidates: Callable[[], set[Life]],
         own_report: Callable[[ArrayId], HoldReport | None],
         runs_here: Callable[[ArrayState], bool],
+        failures_pending: Callable[[ArrayId], bool],
     ) -> None:
         self._env = env
         self._ledger = ledger
@@ -84,6 +86,7 @@ class Keeper:
         self._candidates = candidates
         self._own_report = own_report
         self._runs_here = runs_here
+        self._failures_pending = failures_pending
         self.passes: dict[ArrayId, Pass] = {}
         self._absent: dict[ArrayId, Absence] = {}
         self._next_join_ms: dict[tuple[ArrayId, Life], tuple[int, int]] = {}
@@ -130,7 +133,7 @@ class Keeper:
         if state.active:
             self._join(state)
         settled = track.stage is Stage.IDLE and not track.open and not track.queue
-        if settled:
+        if settled and not self._failures_pending(state.uuid):
             self._resume_after_failure(state.uuid)
         if not settled or self.stopping:
             return
@@ -252,6 +255,17 @@ class Keeper:
     def _others(self, state: ArrayState) -> set[Life]:
         gone = {*self._membership.fenced, self._env.me}
         return {life for life in state.running if life not in gone}
+
+    def at_rest(self, state: ArrayState) -> bool:
+        """Whether this state may be released: one that ends a pass drops the holds everywhere.
+
+        A life that ends, or a member that joins, can end a pass in the middle of a window.
+        """
+        pass_ = self.passes.get(state.uuid)
+        if pass_ is None or (state.sync is not None and state.sync.serial == pass_.serial):
+            return True
+        pass_.suspend(ENDING)
+        return not pass_.copying
 
     def everywhere(self, state: ArrayState) -> None:
         """Every listed node has applied this state."""

@@ -66,6 +66,7 @@ class Membership:
         self.reports: dict[Life, Report] = {}
         self.fencing: dict[Life, str] = {}
         self.fenced: dict[Life, str] = {}
+        self._condemned: set[Life] = set()  # to be fenced although they beat
         # as anybody
         self.suspects: frozenset[NodeId] = frozenset()
         self._ask = 0
@@ -111,6 +112,7 @@ class Membership:
         self.peers = {}
         self.reports = {}
         self.fencing = {}
+        self._condemned = set()
         self._env.timers.cancel(("beat",))
         self._env.timers.cancel_all("fence")
 
@@ -136,7 +138,8 @@ class Membership:
         peer.ask = msg.ask
         peer.file_digest = msg.file_digest
         peer.digest = msg.digest
-        self.fencing.pop(sender, None)
+        if sender not in self._condemned:
+            self.fencing.pop(sender, None)
         self._election.on_round_ack(sender.node, msg.round)
         if sender not in self.reports:
             self._query(sender, peer)
@@ -216,12 +219,24 @@ class Membership:
             limit_ms = self._env.timing.suspect_ms  # its connection is gone, too
         return silent_ms > limit_ms
 
+    def condemn(self, life: Life) -> None:
+        """It beats, but cannot do what was committed: fenced unless it does so first."""
+        self._condemned.add(life)
+        self.evict(life)
+
+    def pardon(self, life: Life) -> None:
+        """It has applied what it could not."""
+        if life in self._condemned:
+            self._condemned.discard(life)
+            self.fencing.pop(life, None)
+
     def evict(self, life: Life) -> None:
         """Have a silent life fenced; whoever waits for it goes on when that is confirmed."""
         if life in self.fenced or life in self.fencing:
             return
         self.fencing[life] = "a fence provider"
-        self.reports.pop(life, None)
+        if life not in self._condemned:
+            self.reports.pop(life, None)
         self._env.notify("node_evicted", node=life.node, name=self._names.get(life.node, ""))
         self._env.emit(Fence(life))
 
@@ -238,6 +253,7 @@ class Membership:
         if ev.life not in self.fencing:
             return  # it has answered meanwhile, or this node is no writer any more
         del self.fencing[ev.life]
+        self._condemned.discard(ev.life)
         if len(self.fenced) >= FENCED_MAX:
             del self.fenced[next(iter(self.fenced))]
         self.fenced[ev.life] = ev.how

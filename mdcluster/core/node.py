@@ -271,6 +271,7 @@ class Node:
             self.membership,
             start_round=self._start_round,
             failed_member=self._superblock_failed,
+            at_rest=self._at_rest,
             everywhere=self._on_everywhere,
             cannot_apply=self._on_cannot_apply,
             ready=self._on_ready,
@@ -286,6 +287,7 @@ class Node:
             candidates=self.preparing.candidates,
             own_report=self._own_hold_report,
             runs_here=self._runs_here,
+            failures_pending=self.replica.failures_pending,
         )
         self.asks = Asks(env, self._known_writer, lambda: self.ledger.term, self._why_no_writer)
         self.pins = Pins(env)
@@ -300,6 +302,7 @@ class Node:
     def step(self, event: Event, now_ms: int) -> list[Effect]:
         """React to one event. Time may stand still between steps, but never goes back."""
         self.env.now_ms = max(now_ms, self.env.now_ms)
+        self.election.check_lease()
         if isinstance(event, GATED_ENDS):
             self._gated = max(self._gated - 1, 0)
         self._handlers[type(event)](event)
@@ -343,7 +346,7 @@ class Node:
             ArrayLeft: self._on_array_left,
             Held: self.holds.on_held,
             Sampled: self.replica.on_sampled,
-            SyncReached: lambda e: self._to_pass(e.array, "on_sync_reached", e),
+            SyncReached: self._on_sync_reached,
             BitsSet: lambda e: self._to_pass(e.array, "on_bits_set", e),
             SlotZeroed: lambda e: self._to_pass(e.array, "on_slot_zeroed", e),
             SyncStopped: self._on_sync_stopped,
@@ -393,6 +396,7 @@ class Node:
             "lease": lambda _: self.election.on_lease_timer(),
             "beat": self._on_beat_timer,
             "io": lambda _: None,  # looked at after every step
+            "silence": lambda _: None,  # so are the reads to be pinned
             "fence": lambda k: self.membership.on_fence_timer(Life(NodeId(k[1]), k[2])),
             "commit": lambda k: self.commits.on_timer(k[1]),
             replica.TIMER: lambda k: self.replica.on_timer(ArrayId(k[1])),
@@ -448,6 +452,7 @@ class Node:
         new = self.election.writer != sender.node
         self._forget_prepared(self.ledger.term)
         self.election.hears_writer(sender.node)
+        self.env.after(("silence",), self.env.timing.suspect_ms + 1)
         if new:
             self.membership.new_writer()
             self.asks.new_writer()
@@ -581,6 +586,9 @@ class Node:
             return
         self.rounds.give_way(state.uuid)
         self.commits.own(FailMember(state.uuid, device, why, seen_by=self._me.node))
+
+    def _at_rest(self, state: ArrayState) -> bool:
+        return self.keeper.at_rest(state)
 
     def _on_everywhere(self, entry: Entry) -> None:
         if isinstance(entry.state, ArrayState):
@@ -716,6 +724,7 @@ class Node:
 
     def _on_member_failed(self, ev: MemberFailed) -> None:
         self.replica.note_failed(ev.array, ev.device)
+        self.keeper.failure_proposed(ev.array)
         self.env.notify("member_failed", array=ev.array, device=ev.device, why=ev.why)
         self._propose_failure(ev.array, ev.device, ev.why)
 
@@ -788,6 +797,10 @@ class Node:
         pass_ = self.keeper.passes.get(array)
         if pass_ is not None:
             getattr(pass_, method)(*args)
+
+    def _on_sync_reached(self, ev: SyncReached) -> None:
+        self._to_pass(ev.array, "on_sync_reached", ev)
+        self.commits.on_still(ev.array)
 
     def _on_sync_stopped(self, ev: SyncStopped) -> None:
         self._to_pass(ev.array, "on_sync_stopped", ev)

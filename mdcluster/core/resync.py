@@ -8,7 +8,8 @@ Rules of this file:
   told never exceed it. Nothing is left out but what the bitmap says is clean.
 * Before md copies by a bitmap (it then ignores positions) the bits are set, durable: those of
   [complete, end) for a resync, those of other slots for dead lives and re-added members.
-* A slot is zeroed only at the end of the pass that merged it.
+* A slot is zeroed only once its bits are durable in the own slot, and before anything is
+  copied: what a later writer finds dirty is then only what was not copied yet.
 * A recovery ends while every node, this one included, holds the whole array, and the holds go
   only when the end is applied everywhere.
 * A hold that is not confirmed by its deadline is released everywhere and tried again later; so
@@ -40,7 +41,6 @@ from mdcluster.core.model import (
     EndSync,
     Life,
     MemberState,
-    Slot,
     SyncKind,
 )
 from mdcluster.core.windows import Pace, SyncLimits, resume_point, window_end
@@ -61,10 +61,10 @@ class Phase(Enum):
 
     NEW = auto()
     BITS = auto()  # bits are being set or merged in the own slot
+    ZEROING = auto()  # the slots of dead lives, one after the other
     RUNNING = auto()  # windows
     HALTED = auto()  # copying is being stopped, then a pause, then BITS again
     CLOSING = auto()  # recovery: everybody is to hold everything
-    ZEROING = auto()  # the slots of dead lives, one after the other
     ENDING = auto()  # the end is proposed
     OVER = auto()
 
@@ -99,11 +99,15 @@ class Pass:
         self._complete = max(start_sectors, sync.position_sectors)
         self._phase = Phase.NEW
         dirty = tuple(slot for slot in state.slots if slot.dirty)
-        everything = merge_all or self.kind is not SyncKind.BITMAP
+        everything = merge_all or self.kind is SyncKind.RECOVER
         self._to_merge = tuple(s for s in state.slots if s.life != env.me) if everything else dirty
-        self._dirty: tuple[Slot, ...] = dirty if self.kind is SyncKind.BITMAP else ()
+        self._dirty = dirty if self.kind is not SyncKind.RECOVER else ()
+        self._bits_from = self._complete
+        if self._dirty:
+            self._complete = 0  # they may have left bits below; only dirty ranges are copied
         self._to_zero = list(self._dirty)
         self._bits_asked = 0
+        self._bits_set = False  # those of a resync by position
         self._copying: tuple[int, int] | None = None
         self._due_ms = 0  # no new window before
         self._pace = Pace(env, limits)
@@ -130,9 +134,14 @@ class Pass:
         return self._phase is Phase.OVER
 
     @property
+    def copying(self) -> bool:
+        """Whether a window is being copied right now."""
+        return self._copying is not None
+
+    @property
     def idle(self) -> bool:
         """Nothing is being copied and nothing will be before `resume`: a node may join."""
-        resting = self._phase in (Phase.NEW, Phase.BITS, Phase.RUNNING, Phase.HALTED)
+        resting = self._phase not in (Phase.CLOSING, Phase.ENDING)
         still = self._copying is None and not self._stopping
         return self.done or (bool(self._reasons) and resting and still)
 
@@ -289,9 +298,10 @@ class Pass:
 
     def _set_bits(self) -> None:
         self._phase = Phase.BITS
-        if self._complete < self._end and self.kind is SyncKind.RESYNC:
+        lo = max(self._complete, self._bits_from)
+        if lo < self._end and self.kind is SyncKind.RESYNC and not self._bits_set:
             self._bits_asked += 1
-            self._env.emit(SetBits(self.array, self.serial, self._complete, self._end))
+            self._env.emit(SetBits(self.array, self.serial, lo, self._end))
         elif self._by_bitmap:
             self._bits_asked += 1
             slots = tuple(slot.index for slot in self._to_merge)
@@ -303,7 +313,7 @@ class Pass:
     def _by_bitmap(self) -> bool:
         """Whether clean ranges need no copying: not for a resync, nor for a new member."""
         if self.kind is not SyncKind.RECOVER:
-            return self.kind is SyncKind.BITMAP
+            return bool(self._dirty)
         members = [m for m in self._state.members if m.state is MemberState.RECOVERING]
         return all(m.by_bitmap for m in members)
 
@@ -317,9 +327,35 @@ class Pass:
             delay_ms = self._failed(f"bits could not be set: {event.problem}")
             self._env.after(self._key("go"), delay_ms)
             return
+        if self.kind is SyncKind.RESYNC and self._dirty and not self._bits_set:
+            self._bits_set = True
+            self._set_bits()
+            return
+        self._bits_set = False
         if self._by_bitmap:
             self._complete = max(self._complete, min(event.next_dirty_sectors, self._end))
-        self._start()
+        self._zero()
+
+    def _zero(self) -> None:
+        self._phase = Phase.ZEROING
+        if self._to_zero:
+            slot = self._to_zero[0]
+            self._env.emit(ZeroSlot(self.array, slot.life, slot.index))
+        else:
+            self._start()
+
+    def on_slot_zeroed(self, event: SlotZeroed) -> None:
+        if self._phase is not Phase.ZEROING or not self._to_zero:
+            return
+        if event.life != self._to_zero[0].life:
+            return
+        if event.problem:
+            delay_ms = self._failed(f"slot of {event.life.node} not zeroed: {event.problem}")
+            self._env.after(self._key("go"), delay_ms)
+            return
+        self._tries, self._problem = 0, ""
+        del self._to_zero[0]
+        self._zero()
 
     def _start(self) -> None:
         self._phase = Phase.RUNNING
@@ -489,36 +525,12 @@ class Pass:
             self._close()
             return
         self._holds.release(self._complete)
-        if self.kind is SyncKind.BITMAP:
-            self._zero()
-        else:
-            self._propose_end()
+        self._propose_end()
 
     def _close(self) -> None:
         """Everybody holds everything, this node as well, while the members are taken in."""
         self._phase = Phase.CLOSING
         self._holds.announce_whole(self._end)
-
-    def _zero(self) -> None:
-        self._phase = Phase.ZEROING
-        if self._to_zero:
-            slot = self._to_zero[0]
-            self._env.emit(ZeroSlot(self.array, slot.life, slot.index))
-        else:
-            self._propose_end()
-
-    def on_slot_zeroed(self, event: SlotZeroed) -> None:
-        if self._phase is not Phase.ZEROING or not self._to_zero:
-            return
-        if event.life != self._to_zero[0].life:
-            return
-        if event.problem:
-            delay_ms = self._failed(f"slot of {event.life.node} not zeroed: {event.problem}")
-            self._env.after(self._key("go"), delay_ms)
-            return
-        self._tries, self._problem = 0, ""
-        del self._to_zero[0]
-        self._zero()
 
     def _propose_end(self) -> None:
         """Proposed again with backoff until `on_state` shows the end."""

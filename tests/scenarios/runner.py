@@ -5,27 +5,31 @@ conditions, for `expect` and `until`, are the methods `is_...`.
 """
 
 import inspect
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mdcluster.core import model as m
-from mdcluster.core.events import Asked, Fenced, Line, LinesChanged, MemberFailed, ShutdownAsked
-from mdcluster.core.events import PersistFailed, PersistRecovered, FenceAcked
+from mdcluster.core.events import (
+    Asked,
+    Line,
+    LinesChanged,
+    ShutdownAsked,
+)
 from mdcluster.core.windows import SyncLimits
 from tests.scenarios import words
+from tests.scenarios.changes import Changes
 from tests.scenarios.hosts import Host
+from tests.scenarios.nature import Nature
 from tests.scenarios.script import Block, Command, ScenarioError, parse, render
-from tests.scenarios.words import KINDS, MIB
-from tests.scenarios.world import LOG_MAX, Disk, World
+from tests.scenarios.words import MIB
+from tests.scenarios.world import LOG_MAX, World
 
 UNTIL_MS = 20_000
-SIZE_SECTORS = 64 * MIB
 WINDOW_SECTORS = 16 * MIB
 ALWAYS = frozenset({"OpenGate", "ShutGate", "Answer", "Fence", "Stopped"})
 
 
-class Runner:
+class Runner(Nature, Changes):
     """The state of one run; `out` is what the present block has printed."""
 
     def __init__(self, path: Path) -> None:
@@ -90,7 +94,7 @@ class Runner:
     def do_nodes(self, *names: str) -> None:
         """nodes a b c [s=spectator] [local-fault=leave]: the lines of clusterips; none runs yet."""
         policy = "fail"
-        lines = []
+        lines: list[Line] = []
         for word in names:
             name, _, option = word.partition("=")
             if name == "local-fault":
@@ -155,23 +159,6 @@ class Runner:
         host.lines, host.digest = lines, ",".join(names)
         host.event(LinesChanged(lines, host.digest))
 
-    def _host(self, name: str) -> Host:
-        if name not in self.hosts:
-            raise ScenarioError(f"there is no node {name}")
-        return self.hosts[name]
-
-    def _live(self, name: str) -> Host:
-        host = self._host(name)
-        if host.core is None:
-            raise ScenarioError(f"{name} does not run")
-        return host
-
-    def _dead(self, name: str) -> Host:
-        host = self._host(name)
-        if host.core is not None:
-            raise ScenarioError(f"{name} runs")
-        return host
-
     # --- time ----------------------------------------------------------------------------
 
     def do_advance(self, ms: str) -> None:
@@ -181,140 +168,6 @@ class Runner:
         """until CONDITION: let time pass until it holds (20 s at most)."""
         if not self.world.run(self.world.now_ms + UNTIL_MS, lambda: self._holds(condition)):
             raise ScenarioError(f"not so within {UNTIL_MS} ms")
-
-    # --- the network and the disks -----------------------------------------------------------
-
-    def do_cut(self, a: str, b: str) -> None:
-        """cut a b: nothing passes between them (silently, as a cable that was pulled)."""
-        self.world.cuts |= {(a, b), (b, a)}
-
-    def do_cut_one_way(self, a: str, b: str) -> None:
-        self.world.cuts.add((a, b))
-
-    def do_heal(self, a: str, b: str) -> None:
-        self.world.cuts -= {(a, b), (b, a)}
-        self.world.meet(self._host(a), self._host(b))
-
-    def do_hold_messages(self, kind: str, sender: str, to: str) -> None:
-        """hold-messages ApplyEntry a c: they are kept (`*`: any) until deliver or drop."""
-        self._known_kind(kind)
-        self.world.catch.append((kind, sender, to))
-
-    def do_deliver(self) -> None:
-        """deliver: messages pass again, and what was kept arrives, in order."""
-        self.world.catch = []
-        kept, self.world.caught = self.world.caught, []
-        for parcel in kept:
-            self.world.later(1, lambda parcel=parcel: self.world.deliver(parcel))  # type: ignore[misc]
-
-    def do_drop(self) -> None:
-        """drop: messages pass again, and what was kept is lost."""
-        self.world.catch, self.world.caught = [], []
-
-    def do_disks(self, *devices: str) -> None:
-        for device in devices:
-            self.world.disks[m.DeviceId(device)] = Disk()
-
-    def do_disk_fails(self, device: str, where: str) -> None:
-        """disk-fails d1 b: host b (`*`: any) gets errors from it."""
-        self._disk(device).fails_for.add(where)
-
-    def do_disk_works(self, device: str) -> None:
-        self._disk(device).fails_for.clear()
-
-    def do_wrong_path(self, device: str, where: str) -> None:
-        """wrong-path d3 c: on host c the path leads to another device."""
-        self._disk(device).wrong_at.add(where)
-
-    def do_old_copy(self, device: str, stamp: str) -> None:
-        """old-copy d1 1.2: its superblock is that of this older stamp."""
-        term, _, seq = stamp.partition(".")
-        self._disk(device).stamp = m.Stamp(int(term), int(seq))
-
-    def _disk(self, device: str) -> Disk:
-        return self.world.disks[m.DeviceId(device)]
-
-    # --- what md and the shell do ------------------------------------------------------------
-
-    def do_member_fails(self, name: str, array: str, device: str) -> None:
-        """member-fails b r0 d1: a write of host b met an error on d1; it is held."""
-        host, a, d = self._live(name), m.ArrayId(array), m.DeviceId(device)
-        host.blocked.setdefault(a, set()).add(d)
-        host.pending.add(a)
-        host.unseen.discard(a)
-        host.event(MemberFailed(a, d, "write error"))
-
-    def do_unseen_failure(self, name: str, array: str) -> None:
-        """unseen-failure b r0: a failed write is held there, not yet reported by md."""
-        self._live(name).unseen.add(m.ArrayId(array))
-
-    def do_dirty(self, name: str, array: str, *chunks: str) -> None:
-        """dirty b r0 3 7: host b was writing in these chunks of 1 MiB."""
-        self._live(name).own_bits(m.ArrayId(array)).update(map(int, chunks))
-
-    def do_open(self, name: str, array: str) -> None:
-        self._live(name).busy_arrays.add(m.ArrayId(array))
-
-    def do_close(self, name: str, array: str) -> None:
-        self._live(name).busy_arrays.discard(m.ArrayId(array))
-
-    def do_hold_effects(self, name: str, *kinds: str) -> None:
-        """hold-effects a LimitSync: such effects begin, and end by `complete` only."""
-        for kind in kinds:
-            self._known_kind(kind)
-            self._live(name).parking.add(kind)
-
-    def do_complete(self, name: str, kind: str, *problem: str) -> None:
-        """complete a LimitSync [what goes wrong]: the oldest one that is held."""
-        host = self._live(name)
-        item = next((x for x in host.parked if type(x[1]).__name__ == kind), None)
-        if item is None:
-            raise ScenarioError(f"no {kind} is under way at {name}")
-        host.complete(item, " ".join(problem))
-
-    def do_pass_effects(self, name: str) -> None:
-        """pass-effects a: all that was held completes, and nothing is held any more."""
-        host = self._live(name)
-        host.parking.clear()
-        for item in list(host.parked):
-            if item in host.parked:
-                host.complete(item, "")
-
-    def do_next_fails(self, name: str, kind: str, *problem: str) -> None:
-        """next-fails a LimitSync short: the next one goes wrong (`short`: copies too little)."""
-        self._known_kind(kind)
-        self._live(name).problems[kind] = " ".join(problem)
-
-    def do_persist_stalls(self, name: str) -> None:
-        self._live(name).stalled = True
-
-    def do_persist_resumes(self, name: str) -> None:
-        self._live(name).stalled = False
-        self._live(name)._run_lane()
-
-    def do_persist_fails(self, name: str, *why: str) -> None:
-        """persist-fails b no space left: nothing passes until persist-recovers."""
-        self._live(name).stalled = True
-        self._live(name).event(PersistFailed(" ".join(why)))
-
-    def do_persist_recovers(self, name: str) -> None:
-        self.do_persist_resumes(name)
-        self._live(name).event(PersistRecovered())
-
-    def do_fence_confirms(self, name: str) -> None:
-        """fence-confirms a: the dead lives of host a have ended for certain."""
-        host = self._host(name)
-        last = host.boots if host.core is None else host.boots - 1
-        for boot in range(1, last + 1):
-            life = m.Life(host.node, str(boot))
-            self.world.fence_works.add(life)
-            for other in self.hosts.values():
-                if other.core is not None and life in other.core.membership.fencing:
-                    other.event(Fenced(life, "it has ended"))
-
-    def do_vouch(self, at: str, name: str) -> None:
-        """vouch b a: at node b an administrator vouches that a is dead."""
-        self._live(at).event(FenceAcked(self._host(name).node))
 
     # --- people --------------------------------------------------------------------------
 
@@ -329,55 +182,6 @@ class Runner:
         """retry c p1: a client asks node c for the same once more, with the same id."""
         self._live(name).event(Asked(proposal, self.asked[proposal]))
 
-    def change_create(self, array: str, *devices: str) -> m.Change:
-        """create r0 d1 d2 [clean]: raid1 of 64 MiB, to be resynced unless `clean`."""
-        names = [d for d in devices if d != "clean"]
-        members = tuple(_new(d, role) for role, d in enumerate(names))
-        return m.CreateArray(
-            array=m.ArrayId(array),
-            name=array,
-            level=1,
-            layout=0,
-            chunk_sectors=0,
-            raid_disks=len(members),
-            size_sectors=SIZE_SECTORS,
-            bitmap_chunk_sectors=MIB,
-            members=members,
-            assume_clean="clean" in devices,
-            now_s=1,
-        )
-
-    def change_assemble(self, array: str, *options: str) -> m.Change:
-        return m.StartArray(m.ArrayId(array), run="run" in options)
-
-    def change_stop(self, array: str) -> m.Change:
-        return m.StopArray(m.ArrayId(array))
-
-    def change_fail(self, array: str, device: str) -> m.Change:
-        return m.FailMember(m.ArrayId(array), m.DeviceId(device), "an administrator says so")
-
-    def change_remove(self, array: str, device: str) -> m.Change:
-        return m.RemoveMember(m.ArrayId(array), m.DeviceId(device))
-
-    def change_add(self, array: str, device: str) -> m.Change:
-        return m.AddMember(m.ArrayId(array), _new(device, -1))
-
-    def change_re_add(self, array: str, device: str) -> m.Change:
-        return m.ReAddMember(m.ArrayId(array), m.DeviceId(device), f"/dev/{device}")
-
-    def change_hand_over(self, target: str) -> m.Change:
-        return m.HandOver(self._host(target).node)
-
-    def change_admit(self, name: str) -> m.Change:
-        """admit c2: bind the line of this host to its new UUID."""
-        return m.BindVoter(self._host(name).name, self._host(name).node, replace=True)
-
-    def change_add_voter(self, line: str) -> m.Change:
-        return m.AddVoter(line, 100)
-
-    def change_remove_voter(self, line: str) -> m.Change:
-        return m.RemoveVoter(line)
-
     # --- looking -------------------------------------------------------------------------
 
     def do_watch(self, *kinds: str) -> None:
@@ -389,10 +193,6 @@ class Runner:
     def do_watch_only(self, *names: str) -> None:
         """watch-only a b: print what these nodes do or send (none named: all)."""
         self.only = set(names)
-
-    def _known_kind(self, kind: str) -> None:
-        if kind != "*" and kind not in KINDS:
-            raise ScenarioError(f"there is no effect or message {kind}")
 
     def do_view(self) -> None:
         """Who is who."""
@@ -419,7 +219,9 @@ class Runner:
         entry = self.world.newest(key)
         if entry is None:
             raise ScenarioError(f"nobody knows {key}")
-        self._print(f"{key} {words.stamp(entry.stamp)}: " + "; ".join(words.entry_state(entry.state)))
+        self._print(
+            f"{key} {words.stamp(entry.stamp)}: " + "; ".join(words.entry_state(entry.state))
+        )
 
     def do_applied(self, key: str) -> None:
         """applied r0: how far each node is."""
@@ -502,10 +304,6 @@ class Runner:
         if entry is None or not isinstance(entry.state, m.ArrayState):
             raise ScenarioError(f"there is no array {array}")
         return entry.state
-
-
-def _new(device: str, role: int) -> m.NewMember:
-    return m.NewMember(m.DeviceId(device), f"/dev/{device}", MIB, SIZE_SECTORS, role)
 
 
 def _merged(lines: list[str]) -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 MARK = "----"
 LINES_MAX = 400
-WIDTH_MAX = 200
+WIDTH_MAX = 600
 
 
 class ScenarioError(AssertionError):

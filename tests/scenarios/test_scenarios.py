@@ -20,7 +20,8 @@ def test_scenario(path: Path, rewrite: bool) -> None:
 
 
 def test_every_run_is_the_same() -> None:
-    assert [Runner(p).run() for p in SCENARIOS[:3]] == [Runner(p).run() for p in SCENARIOS[:3]]
+    paths = [HERE / "resync-windows.txt", HERE / "listed-answers-or-fenced.txt"]
+    assert [Runner(p).run() for p in paths] == [Runner(p).run() for p in paths]
 
 
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda p: p.stem)

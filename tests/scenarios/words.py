@@ -16,9 +16,9 @@ MIB = 2048
 
 
 def life(x: Life) -> str:
-    """Boot ids of scenarios are 1, 2, ...; a former life kept for its bits has a tilde."""
-    boot, _, former = x.boot_id.partition("~")
-    return str(x.node) + "'" * (int(boot) - 1) + ("~" if former else "")
+    """Boot ids of scenarios are 1@a, 2@a, ...; a former life kept for its bits has a tilde."""
+    boot, _, rest = x.boot_id.partition("@")
+    return str(x.node) + "'" * (int(boot) - 1) + ("~" if "~" in rest else "")
 
 
 def lives(xs: tuple[Life, ...] | list[Life]) -> str:
@@ -123,8 +123,9 @@ _EFFECTS: dict[type, Callable[[Any], str]] = {
 _MESSAGES: dict[type, Callable[[Any], str]] = {
     msg.PreVote: lambda m: f"term {m.term}",
     msg.PreVoteReply: lambda m: "granted" if m.granted else f"refused: {m.why}",
-    msg.RequestVote: lambda m: f"term {m.term}"
-    + (f", named by the writer of {m.transfer}" if m.transfer else ""),
+    msg.RequestVote: lambda m: (
+        f"term {m.term}" + (f", named by the writer of {m.transfer}" if m.transfer else "")
+    ),
     msg.Vote: lambda m: f"term {m.term} granted" if m.granted else f"refused: {m.why}",
     msg.Transfer: lambda m: f"term {m.term} to {m.target}",
     msg.Beat: lambda m: f"round {m.round}",
@@ -143,9 +144,9 @@ _MESSAGES: dict[type, Callable[[Any], str]] = {
     msg.Prepare: lambda m: " ".join(
         [m.array, *(c.device for c in m.claims), *(["to stop"] if m.stopping else [])]
     ),
-    msg.PrepareReply: lambda m: m.problem
-    or "; ".join(f"misses {d}: {w}" for d, w in m.missing)
-    or "ok",
+    msg.PrepareReply: lambda m: (
+        m.problem or "; ".join(f"misses {d}: {w}" for d, w in m.missing) or "ok"
+    ),
     msg.Abandon: _no,
     msg.ApplyEntry: _stamped,
     msg.ApplyAck: lambda m: _stamped(m) + (f": {m.problem}" if m.problem else ""),
@@ -167,5 +168,3 @@ def effect(x: fx.Effect) -> str:
 
 def message(x: msg.Message) -> str:
     return f"{type(x).__name__} {_MESSAGES[type(x)](x)}".rstrip()
-
-

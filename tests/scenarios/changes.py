@@ -1,0 +1,67 @@
+"""What a script may propose: `propose NODE ID VERB ...` -> a change of the model."""
+
+from mdcluster.core import model as m
+from tests.scenarios.hosts import Host
+from tests.scenarios.words import MIB
+
+SIZE_SECTORS = 64 * MIB
+
+
+class Changes:
+    """The verbs of `propose`: the method `change_...` of each."""
+
+    def _host(self, name: str) -> Host:
+        raise NotImplementedError
+
+    def change_create(self, array: str, *devices: str) -> m.Change:
+        """create r0 d1 d2 [clean]: raid1 of 64 MiB, to be resynced unless `clean`."""
+        names = [d for d in devices if d != "clean"]
+        members = tuple(new_member(d, role) for role, d in enumerate(names))
+        return m.CreateArray(
+            array=m.ArrayId(array),
+            name=array,
+            level=1,
+            layout=0,
+            chunk_sectors=0,
+            raid_disks=len(members),
+            size_sectors=SIZE_SECTORS,
+            bitmap_chunk_sectors=MIB,
+            members=members,
+            assume_clean="clean" in devices,
+            now_s=1,
+        )
+
+    def change_assemble(self, array: str, *options: str) -> m.Change:
+        return m.StartArray(m.ArrayId(array), run="run" in options)
+
+    def change_stop(self, array: str) -> m.Change:
+        return m.StopArray(m.ArrayId(array))
+
+    def change_fail(self, array: str, device: str) -> m.Change:
+        return m.FailMember(m.ArrayId(array), m.DeviceId(device), "an administrator says so")
+
+    def change_remove(self, array: str, device: str) -> m.Change:
+        return m.RemoveMember(m.ArrayId(array), m.DeviceId(device))
+
+    def change_add(self, array: str, device: str) -> m.Change:
+        return m.AddMember(m.ArrayId(array), new_member(device, -1))
+
+    def change_re_add(self, array: str, device: str) -> m.Change:
+        return m.ReAddMember(m.ArrayId(array), m.DeviceId(device), f"/dev/{device}")
+
+    def change_hand_over(self, target: str) -> m.Change:
+        return m.HandOver(self._host(target).node)
+
+    def change_admit(self, name: str) -> m.Change:
+        """admit c2: bind the line of this host to its new UUID."""
+        return m.BindVoter(self._host(name).name, self._host(name).node, replace=True)
+
+    def change_add_voter(self, line: str) -> m.Change:
+        return m.AddVoter(line, 100)
+
+    def change_remove_voter(self, line: str) -> m.Change:
+        return m.RemoveVoter(line)
+
+
+def new_member(device: str, role: int) -> m.NewMember:
+    return m.NewMember(m.DeviceId(device), f"/dev/{device}", MIB, SIZE_SECTORS, role)
