@@ -30,7 +30,7 @@ from mdcluster.control.verbs import (
 from mdcluster.core.effects import Answer
 from mdcluster.core.events import Asked, FenceAcked
 from mdcluster.core.model import ArrayState, Outcome
-from mdcluster.core.node import NodeView
+from mdcluster.core.view import NodeView
 from mdcluster.gate import boottime_ms
 from mdcluster.md.driver import MdDriver
 from mdcluster.members.registry import Registry
@@ -107,7 +107,7 @@ class Handler:
             case Verb.MDSTAT:
                 return views.mdstat(view, here, self._speeds)
             case Verb.WHY:
-                return views.why(view)
+                return views.why(view, self._runtime.persist_problem)
             case _:
                 raise RequestError(f"{verb} cannot be asked of this daemon")
 
@@ -186,6 +186,11 @@ class Handler:
                 raise RequestError(settled.refusal)
             sink.done("was done already", self._outcome(args))
             return
+        if self._runtime.persist_problem and proposal not in self._kept:
+            # Nothing this node is asked for could be told from it before it can write again.
+            raise RequestError(
+                f"{self._runtime.persist_problem}; nothing was changed: ask another node meanwhile"
+            )
         wishes = await self._meant(verb, args, proposal)
         text = ""
         for number, wish in enumerate(wishes):

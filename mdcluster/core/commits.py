@@ -16,10 +16,7 @@ Rules of this file (DESIGN.md section 4, "Commit"):
   spectators, or for a node that is not listed.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from enum import StrEnum
 
 from mdcluster.core.arrays import Refused, apply_change
 from mdcluster.core.effects import WriteSuperblocks
@@ -57,65 +54,11 @@ from mdcluster.core.model import (
     NodeId,
     Outcome,
     RemoveVoter,
-    Stamp,
+    StartArray,
 )
 from mdcluster.core.replica import digest
+from mdcluster.core.tracks import OPEN_MAX, QUEUE_MAX, Ask, Commit, Stage, Track
 from mdcluster.core.voters import change_voters
-
-QUEUE_MAX = 64
-"""Proposals that may wait for one entry; a further one is refused."""
-
-OPEN_MAX = 64
-"""Commits of one entry that may wait for their application at a time."""
-
-
-@dataclass(slots=True)
-class Ask:
-    """A proposal at the writer. origin: the node to answer, None for the writer's own."""
-
-    proposal: str
-    change: Change
-    force: bool
-    origin: NodeId | None
-
-
-class Stage(StrEnum):
-    IDLE = "idle"
-    ROUND = "waits for nodes to prepare"
-    REPLICATING = "waits for a quorum to persist"
-    PROJECTING = "waits for superblocks"
-
-
-@dataclass(slots=True)
-class Commit:
-    """A committed entry that is being applied: who must still apply it, who waits for it."""
-
-    entry: Entry
-    must: frozenset[Life]
-    ask: Ask | None
-    since_ms: int
-
-
-@dataclass(slots=True)
-class Track:
-    """The pipeline of one entry."""
-
-    key: str
-    queue: deque[Ask] = field(default_factory=deque)
-    stage: Stage = Stage.IDLE
-    ask: Ask | None = None
-    entry: Entry | None = None  # replicating or projecting
-    before: ArrayState | ClusterState | None = None
-    acks: set[NodeId] = field(default_factory=set)
-    committed: Entry | None = None  # newest committed in this term
-    open: list[Commit] = field(default_factory=list)
-    applied_by: dict[Life, Stamp] = field(default_factory=dict)
-    problems: dict[Life, str] = field(default_factory=dict)
-    released: Stamp = ZERO
-    reproject: bool = False
-    writing: bool = False  # superblocks are being written
-    wait_ms: int = 0  # present backoff
-
 
 StartRound = Callable[[Track, Ask], bool]
 """Begin a round for this proposal if its change needs one; True: it answers by `commit_now`."""
@@ -428,7 +371,16 @@ class Commits:
         assert track.entry is not None
         if self._election.may_open_gate and self._election.has_lease and not track.writing:
             track.writing = True
-            self._env.emit(WriteSuperblocks(track.entry))
+            projected = self._ledger.projected.get(track.key, ZERO)
+            if self._takes_old_copies(track):
+                projected = ZERO
+            self._env.emit(WriteSuperblocks(track.entry, projected))
+
+    @staticmethod
+    def _takes_old_copies(track: Track) -> bool:
+        """Whether the commit is an administrator's --assemble --force."""
+        ask = track.open[-1].ask if track.open else None
+        return ask is not None and ask.force and isinstance(ask.change, StartArray)
 
     def gate_opened(self) -> None:
         """Whatever waited for the gate goes on."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from mdcluster.core.messages import Message
 from mdcluster.core.model import (
+    ZERO,
     ArrayId,
     Claim,
     DeviceId,
@@ -73,9 +74,14 @@ class ShutGate:
 
 @dataclass(frozen=True, slots=True)
 class WriteSuperblocks:
-    """Ring record first, then the superblocks of all writable members -> SuperblocksWritten."""
+    """Ring record first, then the superblocks of all writable members -> SuperblocksWritten.
+
+    A member in sync whose newest record is older than `projected` is an old copy: it is not
+    written, or it would pass for the real one from then on, but reported as failed.
+    """
 
     entry: Entry
+    projected: Stamp = ZERO
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ Rules of this file:
 from collections.abc import Callable, Iterable
 
 from mdcluster.core.arrays import needs_sync, survives_without
-from mdcluster.core.commits import Commits, Stage, Track
+from mdcluster.core.commits import Commits
 from mdcluster.core.env import Env
 from mdcluster.core.events import Line
 from mdcluster.core.ledger import Ledger, is_quorum
@@ -40,6 +40,7 @@ from mdcluster.core.model import (
 )
 from mdcluster.core.preparing import Missing
 from mdcluster.core.resync import Pass
+from mdcluster.core.tracks import Stage, Track
 from mdcluster.core.windows import SyncLimits, resume_point
 
 DEGRADED_WAIT_MS = 3000

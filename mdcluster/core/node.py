@@ -7,29 +7,24 @@ Nothing is decided here that has a file of its own:
     commits.py     the writer's pipelines             rounds.py, preparing.py  before a commit
     keeper.py      the writer's own initiative        resync.py, holds.py      windows
     asks.py        proposals that begin here          pins.py       stable reads
+    responder.py   its part in a writer's rounds      departures.py failures, leaving, stopping
+    view.py        what people may see
 
 The order within a step: the parts' reactions, then what follows of any change (holding all
 without an I/O lease, pinning reads, the writer's own proposals), then the timer.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
-from mdcluster.core import asks, election, replica, rounds
-from mdcluster.core.arrays import survives_without
+from mdcluster.core import asks, departures, election, replica, rounds
 from mdcluster.core.asks import Asks
-from mdcluster.core.commits import Ask, Commits, Track
+from mdcluster.core.commits import Commits
+from mdcluster.core.departures import NO_VOTER, Departures
 from mdcluster.core.effects import (
     Effect,
-    ForgetPrepared,
-    LeaveArray,
-    PrepareDevices,
-    ProbeMember,
     SetTimer,
     StartSync,
-    Stopped,
     WriteNonces,
     WriteSuperblocks,
     ZeroSlot,
@@ -99,37 +94,31 @@ from mdcluster.core.messages import (
 )
 from mdcluster.core.model import (
     CLUSTER_KEY,
-    ZERO,
     ArrayId,
     ArrayState,
-    ClusterState,
     DeviceId,
-    EndLife,
     Entry,
     FailMember,
     HandOver,
-    LeaveRunner,
     Life,
-    MemberState,
     NodeId,
     Promise,
     Stamp,
-    Voter,
+    StartArray,
 )
 from mdcluster.core.pins import Pins
 from mdcluster.core.preparing import Preparing
 from mdcluster.core.replica import Replica
+from mdcluster.core.responder import Responder
 from mdcluster.core.rounds import Rounds
 from mdcluster.core.timing import Timing
+from mdcluster.core.tracks import Ask, Track
+from mdcluster.core.view import NodeView, view_of
+from mdcluster.core.voters import birth
 from mdcluster.core.windows import SyncLimits
 
 PATROL_MS = 60_000
 """How often the writer projects all superblocks again: a late write may have undone them."""
-
-NO_VOTER = "this node is no voter of the cluster any more"
-
-SHUTDOWN_MS = 3_000
-"""How long an orderly stop may take before the process just ends (its lock then tells)."""
 
 GATED = (StartSync, ZeroSlot, WriteNonces, WriteSuperblocks)
 GATED_ENDS = (SyncStopped, SlotZeroed, NoncesWritten, SuperblocksWritten)
@@ -148,32 +137,6 @@ OF_THE_WRITER = (
     Hold,
 )
 """Messages that only the writer of their term sends; any of them is a sign of its life."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeView:
-    """What this node knows, for people and for checkers. Costs nothing unless asked for."""
-
-    me: Life
-    name: str
-    role: str  # follower, pre-candidate, candidate, writer, spectator
-    term: int
-    writer: NodeId | None
-    ready: bool
-    lease_until_ms: int
-    io_lease_until_ms: int
-    holding_all: bool
-    cluster: ClusterState
-    entries: tuple[Entry, ...]  # as persisted here
-    applied: tuple[tuple[str, Stamp], ...]
-    released: tuple[tuple[str, Stamp], ...]
-    states: tuple[ArrayState, ...]  # as applied here
-    suspects: frozenset[NodeId]
-    fenced: tuple[Life, ...]
-    passes: tuple[tuple[ArrayId, int, int], ...]  # array, complete, end (the writer's)
-    waiting: tuple[tuple[str, str], ...]
-    names: tuple[tuple[NodeId, str], ...]
-    up: frozenset[NodeId]
 
 
 class Node:
@@ -207,13 +170,8 @@ class Node:
         self._lease_before_ms = lease_before_ms
         self._me = me
         self._gated = 0  # gated work under way: copying, slots, nonces, superblocks
-        self._prepared_for: dict[int, tuple[NodeId, int]] = {}
         self._query_from: tuple[NodeId, int] | None = None
         self._apply_wait_ms: dict[str, int] = {}
-        self._left: dict[ArrayId, str] = {}
-        self._leaving: set[ArrayId] = set()
-        self._unlisted: set[ArrayId] = set()  # left, and a commit says so
-        self._shutting_down = False
         self._compose(promise, entries, projected, cluster_name, local_fault, limits)
         self._handlers = self._event_handlers()
         self._messages = self._message_handlers()
@@ -253,7 +211,7 @@ class Node:
             self.ledger,
             self._on_applied_here,
             self._on_released_here,
-            lambda array: array in self._left,
+            lambda array: array in self.departures.left,
         )
         self.rounds = Rounds(env, lambda life: self.membership.name(life.node))
         self.preparing = Preparing(
@@ -289,7 +247,9 @@ class Node:
             runs_here=self._runs_here,
             failures_pending=self.replica.failures_pending,
         )
-        self.asks = Asks(env, self._known_writer, lambda: self.ledger.term, self._why_no_writer)
+        self.asks = Asks(env, self.known_writer, lambda: self.ledger.term, self.why_no_writer)
+        self.departures = Departures(env, self.replica, self.holds, self.asks, self._runs_here)
+        self.responder = Responder(env, self.departures)
         self.pins = Pins(env)
 
     # --- the contract -------------------------------------------------------------------
@@ -316,7 +276,8 @@ class Node:
         )
         self._try_give_word()
         self._try_report()
-        self._try_stop()
+        if self.election.handing_over is None:
+            self.departures.try_stop()
         effects = self.env.take_effects()
         for effect in effects:
             if isinstance(effect, GATED):
@@ -333,17 +294,17 @@ class Node:
             PeerUp: lambda e: self.membership.peer_up(e.life, e.name),
             PeerDown: lambda e: self.membership.peer_down(e.node),
             LinesChanged: self._on_lines,
-            Asked: lambda e: self.asks.ask(e.proposal, e.change, e.force),
+            Asked: self._on_asked,
             FenceAcked: self._on_fence_acked,
             ShutdownAsked: self._on_shutdown,
             PersistFailed: self._on_persist_failed,
             PersistRecovered: lambda e: setattr(self.election, "broken", ""),
             SuperblocksWritten: self.commits.on_superblocks,
             NoncesWritten: self.rounds.on_nonces,
-            Prepared: self._on_prepared,
-            Probed: self._on_probed,
+            Prepared: self.responder.on_prepared,
+            Probed: self.responder.on_probed,
             Applied: self._on_applied,
-            ArrayLeft: self._on_array_left,
+            ArrayLeft: self.departures.array_left,
             Held: self.holds.on_held,
             Sampled: self.replica.on_sampled,
             SyncReached: self._on_sync_reached,
@@ -370,13 +331,13 @@ class Node:
             ProposeReply: lambda s, m: self.asks.on_reply(m),
             Replicate: self._on_replicate,
             ReplicateAck: lambda s, m: self.commits.on_replicate_ack(s.node, m),
-            Prepare: self._on_prepare,
+            Prepare: self.responder.on_prepare,
             PrepareReply: self.rounds.on_prepare_reply,
-            Abandon: self._on_abandon,
+            Abandon: self.responder.on_abandon,
             ApplyEntry: self._on_apply,
             ApplyAck: self.commits.on_apply_ack,
             Release: lambda s, m: self.replica.on_release(m),
-            Probe: self._on_probe,
+            Probe: self.responder.on_probe,
             ProbeReply: self.rounds.on_probe_reply,
             Hold: self._on_hold,
             HoldAck: lambda s, m: self._to_pass(m.array, "on_hold_ack", s, m),
@@ -405,15 +366,21 @@ class Node:
             "resync": lambda k: self._to_pass(ArrayId(k[1]), "on_timer", k),
             "apply": lambda k: self.replica.retry(k[1]),
             "patrol": self._on_patrol_timer,
-            "failed": lambda k: self._propose_failure(ArrayId(k[1]), DeviceId(k[2]), k[3]),
-            "left": lambda k: self._propose_left(ArrayId(k[1]), clean=k[2] == "clean"),
+            departures.FAILED_TIMER: self._on_failed_timer,
+            departures.LEFT_TIMER: self._on_left_timer,
             "handover": self._on_hand_over_timer,
-            "shutdown": lambda _: self.env.emit(Stopped()),
+            departures.SHUTDOWN_TIMER: lambda _: self.departures.on_shutdown_timer(),
         }
 
     def _on_beat_timer(self, _: TimerKey) -> None:
         self.membership.beat()
         self._tend()
+
+    def _on_failed_timer(self, key: TimerKey) -> None:
+        self.departures.propose_failure(ArrayId(key[1]), DeviceId(key[2]), key[3])
+
+    def _on_left_timer(self, key: TimerKey) -> None:
+        self.departures.propose_left(ArrayId(key[1]), clean=key[2] == "clean")
 
     def _on_patrol_timer(self, _: TimerKey) -> None:
         self.commits.reproject_all()
@@ -450,7 +417,7 @@ class Node:
         if self.election.is_writer:
             raise AssertionError(f"two writers in term {self.ledger.term}: {sender} and this node")
         new = self.election.writer != sender.node
-        self._forget_prepared(self.ledger.term)
+        self.responder.forget_before(self.ledger.term)
         self.election.hears_writer(sender.node)
         self.env.after(("silence",), self.env.timing.suspect_ms + 1)
         if new:
@@ -464,12 +431,12 @@ class Node:
         heard_ms = self.election.heard_ms
         return heard_ms is not None and (self.env.now_ms - heard_ms <= self.env.timing.suspect_ms)
 
-    def _known_writer(self) -> NodeId | None:
+    def known_writer(self) -> NodeId | None:
         if self.election.is_writer:
             return self._me.node if self.election.ready else None
         return self.election.writer if self.election.sticky or self._hears_writer() else None
 
-    def _why_no_writer(self) -> str:
+    def why_no_writer(self) -> str:
         """Why there is no writer, for people."""
         cluster = self.ledger.cluster
         if self.election.broken:
@@ -532,22 +499,14 @@ class Node:
         for key, stamp in projected.items():
             self.ledger.note_projected(key, stamp)
         if CLUSTER_KEY not in newest:
-            newest = {**newest, CLUSTER_KEY: self._birth()}
+            names = self.membership.all_names()
+            seed = f"{self._me.node}/{self._me.boot_id}/{self.ledger.term}"
+            newest = {**newest, CLUSTER_KEY: birth(self.ledger.cluster, names, seed)}
         self.rounds.begin_term(self.ledger.term)
         self.keeper.begin_term()
         self.commits.begin_term(newest[k] for k in sorted(newest))
         self.membership.begin_term()
         self.env.after(("patrol",), PATROL_MS)
-
-    def _birth(self) -> Entry:
-        """The first cluster entry: every line bound to the node that voted there."""
-        proposal = self.ledger.cluster
-        at_line = {name: node for node, name in self.membership.all_names().items()}
-        voters = tuple(Voter(v.name, at_line[v.name], v.priority) for v in proposal.voters)
-        seed = f"{self._me.node}/{self._me.boot_id}/{self.ledger.term}".encode()
-        digits = blake2b(seed, digest_size=16).hexdigest()
-        uuid = "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
-        return Entry(CLUSTER_KEY, ZERO, ClusterState(uuid, proposal.name, voters))
 
     def _lost(self, why: str) -> None:
         self.env.notify("writer_stood_down", node=self._me.node, why=why)
@@ -584,8 +543,7 @@ class Node:
         if not self._runs_here(state):
             self.env.notify("superblock_failed", array=state.name, device=device, why=why)
             return
-        self.rounds.give_way(state.uuid)
-        self.commits.own(FailMember(state.uuid, device, why, seen_by=self._me.node))
+        self.departures.propose_failure(state.uuid, device, why)
 
     def _at_rest(self, state: ArrayState) -> bool:
         return self.keeper.at_rest(state)
@@ -651,7 +609,7 @@ class Node:
             self.env.notify("apply_failed", key=ev.key, why=ev.problem)
         else:
             self._apply_wait_ms.pop(ev.key, None)
-        writer = self._known_writer()
+        writer = self.known_writer()
         if writer is not None:
             self.replica.answer(writer, ev.key, self.ledger.term, ev.problem)
 
@@ -659,18 +617,11 @@ class Node:
         if entry.key == CLUSTER_KEY:
             self.election.voters_changed()
             if not self._spectator and not self.election.is_voter and self.ledger.formed:
-                self._leave_all(NO_VOTER)
-        elif isinstance(entry.state, ArrayState) and self._me not in entry.state.running:
-            self._unlisted.add(entry.state.uuid)
-        self._forget_left()
-
-    def _forget_left(self) -> None:
-        """A voter again: what it left for want of a vote it may join, once it is not listed."""
-        if not self.election.is_voter:
-            return
-        for array in [a for a, why in self._left.items() if why == NO_VOTER]:
-            if array in self._unlisted:
-                del self._left[array]
+                self.departures.leave_all(NO_VOTER)
+        elif isinstance(entry.state, ArrayState):
+            self.departures.state_applied(entry.state)
+        if self.election.is_voter:
+            self.departures.voter_again()
 
     def _on_released_here(self, state: ArrayState) -> None:
         """All listed nodes have applied this state."""
@@ -679,112 +630,16 @@ class Node:
     def _runs_here(self, state: ArrayState) -> bool:
         return self._me in state.running and state.uuid in self.replica.states
 
-    def _on_prepare(self, sender: Life, msg: Prepare) -> None:
-        if msg.array in self._left and not msg.stopping and self._shutting_down:
-            problem = "this node is shutting down"
-        elif msg.array in self._left and not msg.stopping:
-            problem = f"this node left the array: {self._left[msg.array]}"
-        elif self._shutting_down:
-            problem = "this node is shutting down"
-        else:
-            self._prepared_for[msg.op] = (sender.node, msg.term)
-            while len(self._prepared_for) > rounds.ROUNDS_MAX:
-                del self._prepared_for[next(iter(self._prepared_for))]
-            self.env.emit(PrepareDevices(msg.op, msg.array, msg.claims, msg.stopping))
-            return
-        self.env.send(sender.node, PrepareReply(msg.term, msg.op, problem, (), ()))
-
-    def _on_prepared(self, ev: Prepared) -> None:
-        asked_by = self._prepared_for.get(ev.op)
-        if asked_by is not None:
-            reply = PrepareReply(asked_by[1], ev.op, ev.problem, ev.found, ev.missing)
-            self.env.send(asked_by[0], reply)
-
-    def _forget_prepared(self, term: int) -> None:
-        """What an earlier writer had prepared here will not be committed by it."""
-        for op, (_, asked_in) in list(self._prepared_for.items()):
-            if asked_in < term:
-                del self._prepared_for[op]
-                self.env.emit(ForgetPrepared(op))
-
-    def _on_abandon(self, _: Life, msg: Abandon) -> None:
-        if self._prepared_for.pop(msg.op, None) is not None:
-            self.env.emit(ForgetPrepared(msg.op))
-
-    def _on_probe(self, sender: Life, msg: Probe) -> None:
-        self._prepared_for[msg.op] = (sender.node, msg.term)
-        self.env.emit(ProbeMember(msg.op, msg.array, msg.device))
-
-    def _on_probed(self, ev: Probed) -> None:
-        asked_by = self._prepared_for.pop(ev.op, None)
-        if asked_by is not None:
-            self.env.send(asked_by[0], ProbeReply(asked_by[1], ev.op, ev.problem))
-
-    # --- failures seen here -------------------------------------------------------------
+    # --- departures ---------------------------------------------------------------------
 
     def _on_member_failed(self, ev: MemberFailed) -> None:
-        self.replica.note_failed(ev.array, ev.device)
+        self.departures.member_failed(ev)
         self.keeper.failure_proposed(ev.array)
-        self.env.notify("member_failed", array=ev.array, device=ev.device, why=ev.why)
-        self._propose_failure(ev.array, ev.device, ev.why)
-
-    def _propose_failure(self, array: ArrayId, device: DeviceId, why: str) -> None:
-        def outcome(state: str, text: str) -> None:
-            if state == "refused":
-                self._on_failure_refused(array, device, why, text)
-
-        self.asks.own(FailMember(array, device, why, seen_by=self._me.node), outcome)
-
-    def _on_failure_refused(self, array: ArrayId, device: DeviceId, why: str, refusal: str) -> None:
-        """Leave the array, let the writes fail (the last good member), or propose it again."""
-        state = self.replica.states.get(array)
-        member = state.member(device) if state else None
-        if state is None or member is None or member.state is MemberState.FAULTY:
-            return
-        if refusal.startswith("leave"):
-            self._leave(array, refusal)
-        elif survives_without(state, device):
-            self.env.after(("failed", array, device, why), self.env.timing.retry_max_ms)
-        else:
-            self.replica.give_up(array, device)
-
-    def _leave(self, array: ArrayId, why: str) -> None:
-        """Stop an array here for good (until it is assembled again, or the daemon restarts)."""
-        self._left[array] = why
-        self._unlisted.discard(array)
-        if array in self.replica.states and array not in self._leaving:
-            self._leaving.add(array)
-            self.replica.leaving(array)
-            self.env.notify("array_left", array=array, why=why)
-            self.env.emit(LeaveArray(array))
-
-    def _leave_all(self, why: str) -> None:
-        for state in list(self.replica.states.values()):
-            if self._runs_here(state):
-                self._leave(state.uuid, why)
-
-    def _on_array_left(self, ev: ArrayLeft) -> None:
-        clean = ev.clean and not self.replica.failures_pending(ev.array)
-        self.holds.left(ev.array)
-        self.replica.left(ev.array)
-        self._leaving.discard(ev.array)
-        self._propose_left(ev.array, clean=clean)
-
-    def _propose_left(self, array: ArrayId, *, clean: bool) -> None:
-        """Until it is committed, the others wait for this node in this array."""
-
-        def outcome(state: str, text: str) -> None:
-            if state == "refused" and array not in self._unlisted:
-                key = ("left", array, "clean" if clean else "dirty")
-                self.env.after(key, self.env.timing.retry_max_ms)
-
-        change = LeaveRunner if clean else EndLife
-        self.asks.own(change(array, self._me), outcome)
 
     def _on_cannot_apply(self, entry: Entry, why: str) -> None:
         """The writer's own md cannot follow: it leaves, so that the others can go on."""
         if isinstance(entry.state, ArrayState):
-            self._leave(entry.state.uuid, f"a change could not be applied here: {why}")
+            self.departures.leave(entry.state.uuid, f"a change could not be applied here: {why}")
 
     # --- resync -------------------------------------------------------------------------
 
@@ -806,11 +661,6 @@ class Node:
         self._to_pass(ev.array, "on_sync_stopped", ev)
         self._tend()
 
-    def _progress(self) -> tuple[tuple[ArrayId, int, int], ...]:
-        return tuple(
-            (array, *pass_.progress()) for array, pass_ in sorted(self.keeper.passes.items())
-        )
-
     # --- files and people ---------------------------------------------------------------
 
     def _on_lines(self, ev: LinesChanged) -> None:
@@ -824,10 +674,15 @@ class Node:
         self.election.voters_changed()
         self._tend()
 
+    def _on_asked(self, ev: Asked) -> None:
+        if isinstance(ev.change, StartArray):
+            self.departures.assemble_asked(ev.change.array)
+        self.asks.ask(ev.proposal, ev.change, ev.force)
+
     def _on_fence_acked(self, ev: FenceAcked) -> None:
         if self.election.is_writer:
             self.membership.vouch(ev.node)
-        elif (writer := self._known_writer()) is not None:
+        elif (writer := self.known_writer()) is not None:
             self.env.send(writer, Vouch(self.ledger.term, ev.node))
 
     def _on_persist_failed(self, ev: PersistFailed) -> None:
@@ -838,55 +693,20 @@ class Node:
             self.election.stand_down(self.election.broken)
 
     def _on_shutdown(self, _: ShutdownAsked) -> None:
-        if self._shutting_down:
+        if self.departures.shutting_down:
             return
-        self._shutting_down = True
-        self.env.after(("shutdown",), SHUTDOWN_MS)
+        self.departures.shut_down()
         if self.election.is_writer:
             target = self.keeper.successor(self.ledger.cluster)
             if target is not None and self.election.ready:
                 self.commits.own(HandOver(target))
 
-    def _try_stop(self) -> None:
-        """In an orderly stop: first the role goes, then the arrays, then the process."""
-        if not self._shutting_down or self.election.handing_over is not None:
-            return
-        if self.env.timers.at_ms(("shutdown",)) is None:
-            return
-        self._leave_all("the daemon stops")
-        arrays = any(self._runs_here(s) for s in self.replica.states.values())
-        if arrays or self._leaving or self.asks.pending:
-            return
-        self.env.timers.cancel(("shutdown",))
-        self.env.emit(Stopped())
-
     # --- for people and checkers --------------------------------------------------------
+
+    @property
+    def role(self) -> str:
+        return "spectator" if self._spectator else str(self.election.role)
 
     def view(self) -> NodeView:
         """A snapshot of what this node knows."""
-        role = "spectator" if self._spectator else str(self.election.role)
-        waiting = [*self.commits.waiting(), *self.keeper.waiting()]
-        if not self.election.is_writer and self._known_writer() is None:
-            waiting.append((CLUSTER_KEY, self._why_no_writer()))
-        return NodeView(
-            me=self._me,
-            name=self.env.name,
-            role=role,
-            term=self.ledger.term,
-            writer=self.election.writer,
-            ready=self.election.ready,
-            lease_until_ms=self.election.lease_until_ms,
-            io_lease_until_ms=self.membership.io_lease_until_ms,
-            holding_all=self.membership.holding_all,
-            cluster=self.ledger.cluster,
-            entries=tuple(self.ledger.entries[k] for k in sorted(self.ledger.entries)),
-            applied=tuple(sorted(self.replica.applied.items())),
-            released=tuple(sorted(self.replica.released.items())),
-            states=tuple(self.replica.states[k] for k in sorted(self.replica.states)),
-            suspects=self.membership.suspects,
-            fenced=tuple(sorted(self.membership.fenced)),
-            passes=self._progress(),
-            waiting=tuple(waiting),
-            names=tuple(sorted(self.membership.all_names().items())),
-            up=frozenset(self.membership.up),
-        )
+        return view_of(self)

@@ -9,7 +9,7 @@ that runs it has stopped; a member that one node saw failing is tried by the oth
 from collections.abc import Callable
 
 from mdcluster.core.arrays import survives_without
-from mdcluster.core.commits import Ask, Commits, Track
+from mdcluster.core.commits import Commits
 from mdcluster.core.ledger import Ledger, may_vote
 from mdcluster.core.membership import Membership
 from mdcluster.core.model import (
@@ -28,6 +28,7 @@ from mdcluster.core.model import (
     StopArray,
 )
 from mdcluster.core.rounds import Reply, Round, Rounds
+from mdcluster.core.tracks import Ask, Track
 
 Missing = dict[DeviceId, str]
 

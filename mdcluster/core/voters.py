@@ -6,17 +6,35 @@ UUID is bound to at most one line.
 """
 
 from dataclasses import replace
+from hashlib import blake2b
 
 from mdcluster.core.arrays import Refused
 from mdcluster.core.model import (
+    CLUSTER_KEY,
     NODES_MAX,
+    ZERO,
     AddVoter,
     BindVoter,
     ClusterState,
+    Entry,
+    NodeId,
     RemoveVoter,
     Voter,
     VoterChange,
 )
+
+
+def birth(proposal: ClusterState, names: dict[NodeId, str], seed: str) -> Entry:
+    """The first cluster entry: every line bound to the node that voted there.
+
+    names: node -> line, of all voters (the birth needs them all). seed: what makes the UUID of
+    this cluster differ from any other's.
+    """
+    at_line = {name: node for node, name in names.items()}
+    voters = tuple(Voter(v.name, at_line[v.name], v.priority) for v in proposal.voters)
+    digits = blake2b(seed.encode(), digest_size=16).hexdigest()
+    uuid = "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+    return Entry(CLUSTER_KEY, ZERO, ClusterState(uuid, proposal.name, voters))
 
 
 def change_voters(state: ClusterState, change: VoterChange) -> ClusterState | Refused:

@@ -14,7 +14,7 @@ from mdcluster.control.verbs import (
     Verb,
 )
 from mdcluster.core.model import DeviceId
-from mdcluster.core.node import NodeView
+from mdcluster.core.view import NodeView
 from mdcluster.members.look import Look
 from mdcluster.requests import build
 from mdcluster.requests.build import Wish

@@ -43,7 +43,7 @@ from mdcluster.core.model import (
     NodeId,
     SyncKind,
 )
-from mdcluster.core.node import NodeView
+from mdcluster.core.view import NodeView
 from mdcluster.md.driver import ArrayStatus
 from mdcluster.metadata import bitmap
 from mdcluster.requests.speed import Speeds
@@ -162,9 +162,11 @@ def waiting(view: NodeView, array: ArrayId | None = None) -> tuple[Waiting, ...]
     )
 
 
-def why(view: NodeView) -> WhyData:
-    """All that waits."""
+def why(view: NodeView, persist_problem: str = "") -> WhyData:
+    """All that waits. persist_problem: why this node cannot write its state directory."""
     found = waiting(view)
+    if persist_problem:
+        found = (*found, Waiting(view.name, persist_problem))
     if view.holding_all:
         text = "holds every write: the writer has not renewed this node's I/O lease"
         found = (*found, Waiting(view.name, text))

@@ -255,7 +255,8 @@ class Checkers:
             there = other.md.arrays.get(array.uuid) if other.up else None
             if there is None:
                 continue
-            busy = [w for w in there.in_flight + there.held if w.block == block]
+            writes = there.in_flight + there.held
+            busy = [w for w in writes if w.block == block and not w.doomed]
             if other is host:
                 busy = [w for w in busy if w in there.held and source in w.failed]
             if busy:
@@ -270,7 +271,7 @@ class Checkers:
     def _holds(array: MdArray, block: int) -> bool:
         lo, hi = array.hold
         inside = lo <= block * BLOCK_SECTORS and (block + 1) * BLOCK_SECTORS <= hi
-        return inside or array.host.md.hold_all
+        return inside or array.host.md.hold_all or not array.started
 
     def app_write_issued(self, array: MdArray, write: Write) -> None:
         for other in self.world.hosts:
@@ -338,7 +339,8 @@ class Checkers:
             return
         for leg in array.legs:
             member = newest.state.member(leg.device)
-            if leg.in_sync and (member is None or member not in newest.state.in_sync):
+            stale = member is None or member not in newest.state.in_sync
+            if leg.in_sync and stale and host.life not in newest.state.running:
                 self.fail(f"(5) {host.name} starts {state.name} with stale member {leg.device}")
 
     def newest_array(self, uuid: str) -> ArrayState | None:

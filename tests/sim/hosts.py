@@ -118,6 +118,7 @@ class Host:
         self.backlog: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self.timer_ms = -1
         self.wake_us = -1
+        self.gave_up = False  # it has left an array: till a restart, perhaps
 
     @property
     def workload(self) -> Workload:

@@ -81,7 +81,8 @@ class MdArray:
         self.resync_from = BLOCKS  # reads at or above go to the first member
         self.pinned = False
         self.hold = (0, 0)
-        self.write_pending = False
+        self.write_pending = True  # a started array is clean: its first write waits
+        self.started = False
         self.closing = False
         self.broken = False  # it cannot follow a commit: it holds its writes
         self.in_flight: list[Write] = []
@@ -104,7 +105,8 @@ class MdArray:
     @property
     def clean(self) -> bool:
         """No write is held by a failure (what a hold needs)."""
-        return not self.write_pending and not self.failure_held
+        pending = self.write_pending and self.started
+        return not pending and not self.failure_held
 
     @property
     def sample_clean(self) -> bool:
@@ -234,7 +236,7 @@ class MdArray:
 
     def activate(self) -> None:
         """One bit: whatever is held is acknowledged."""
-        self.write_pending = False
+        self.write_pending, self.started = False, True
         held, self.held = self.held, []
         for write in held:
             self._finish(write)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mdcluster.core.commits import Commits, Track
+from mdcluster.core.commits import Commits
 from mdcluster.core.effects import Activate, ShutGate, ZeroSlot
 from mdcluster.core.election import Election
 from mdcluster.core.events import Asked, Fenced, Held, Sampled
@@ -21,6 +21,7 @@ from mdcluster.core.messages import Replicate, ReplicateAck
 from mdcluster.core.model import ZERO, Entry, FailMember, HandOver, Life, NodeId, SyncKind
 from mdcluster.core.replica import Replica
 from mdcluster.core.resync import Pass
+from mdcluster.core.tracks import Track
 from tests.sim.disks import EVERY_HOST
 from tests.sim.network import Weather
 from tests.sim.swarm import SECOND_US, Mix, Run
@@ -114,6 +115,7 @@ def _old_counts(self: Commits, newest: Any) -> None:
 
 
 def _fenced_by_silence(self: Membership, life: Life) -> None:
+    self.fencing[life] = ""
     self.on_confirmed(Fenced(life, "silent for long enough"))
 
 

@@ -28,13 +28,13 @@ SAMPLE = 8
 CHUNK = 10
 
 LOAD_MIN = {
-    "elections": 3.0,
-    "commits": 20.0,
+    "elections": 2.0,
+    "commits": 12.0,
     "deaths": 0.5,
     "fault_freeze": 0.1,
     "fault_partition": 0.1,
     "messages lost": 5.0,
-    "windows": 3.0,
+    "windows": 2.0,
     "members failed": 0.2,
     "voter sets": 1.1,
     "writes_acked": 200.0,

@@ -218,8 +218,13 @@ class Run:
         self._admit()
 
     def _admit(self) -> None:
+        """An administrator re-admits who lost its state, and restarts who gave an array up."""
         self.world.after_us(SECOND_US, self._admit)
         self.world.workload.admit_again()
+        for host in self.world.hosts:
+            if host.up and host.gave_up:
+                host.crash()
+                self.world.after_us(SECOND_US // 2, self.boot, host)
 
     def _settled(self) -> bool:
         return not self._waits()

@@ -146,7 +146,7 @@ class Workload:
         if wish is None:
             return
         refused = effect.state == "refused" and not effect.text.startswith("no writer")
-        if wish.answer == "done" and refused:
+        if effect.proposal in self.world.check.settled and refused:
             self.world.check.fail(f"(3) {effect.proposal} was done, now it is refused")
         if not wish.settled:
             wish.answer, wish.text = effect.state, effect.text

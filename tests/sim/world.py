@@ -168,6 +168,7 @@ class World:
 
     def noticed(self, host: Host, effect: Notify) -> None:
         self.load["seen_" + effect.kind] += 1
+        host.gave_up = host.gave_up or effect.kind == "array_left"
         if self.words is not None:
             self.words.effect(self, host, effect)
 

@@ -12,7 +12,7 @@ from mdcluster.core.model import (
     Stamp,
     Voter,
 )
-from mdcluster.core.node import NodeView
+from mdcluster.core.view import NodeView
 from mdcluster.members.look import Look
 from tests.unit.members import kit as disks
 

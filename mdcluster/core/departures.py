@@ -1,0 +1,159 @@
+"""What this node cannot keep up: members that fail here, arrays it leaves, its orderly stop.
+
+Rules of this file:
+
+* a failure that md reports here is proposed until it is committed, whatever becomes of writers;
+* if the others can use the member, the node may have to leave the array instead; the last good
+  member never goes: then its writes fail;
+* an array is left by stopping it first; only then is it proposed that this life has left
+  (with bits left behind unless every write was finished), again until it is committed;
+* what was left is not run again before an administrator says so, or the daemon restarts.
+"""
+
+from collections.abc import Callable
+
+from mdcluster.core.arrays import survives_without
+from mdcluster.core.asks import Asks
+from mdcluster.core.effects import LeaveArray, Stopped
+from mdcluster.core.env import Env
+from mdcluster.core.events import ArrayLeft, MemberFailed
+from mdcluster.core.holds import Holds
+from mdcluster.core.model import (
+    ArrayId,
+    ArrayState,
+    DeviceId,
+    EndLife,
+    FailMember,
+    LeaveRunner,
+    MemberState,
+)
+from mdcluster.core.replica import Replica
+
+FAILED_TIMER = "failed"
+LEFT_TIMER = "left"
+SHUTDOWN_TIMER = "shutdown"
+
+NO_VOTER = "this node is no voter of the cluster any more"
+SHUTTING_DOWN = "this node is shutting down"
+
+SHUTDOWN_MS = 3_000
+"""How long an orderly stop may take before the process just ends (its lock then tells)."""
+
+
+class Departures:
+    """One node's failures and farewells."""
+
+    def __init__(
+        self,
+        env: Env,
+        replica: Replica,
+        holds: Holds,
+        asks: Asks,
+        runs_here: Callable[[ArrayState], bool],
+    ) -> None:
+        self._env = env
+        self._replica = replica
+        self._holds = holds
+        self._asks = asks
+        self._runs_here = runs_here
+        self.left: dict[ArrayId, str] = {}  # and why
+        self._leaving: set[ArrayId] = set()  # md is stopping them
+        self._unlisted: set[ArrayId] = set()  # left, and a commit says so
+        self.shutting_down = False
+
+    # --- members that fail here -------------------------------------------------------------
+
+    def member_failed(self, ev: MemberFailed) -> None:
+        self._replica.note_failed(ev.array, ev.device)
+        self._env.notify("member_failed", array=ev.array, device=ev.device, why=ev.why)
+        self.propose_failure(ev.array, ev.device, ev.why)
+
+    def propose_failure(self, array: ArrayId, device: DeviceId, why: str) -> None:
+        def outcome(state: str, text: str) -> None:
+            if state == "refused":
+                self._on_refused(array, device, why, text)
+
+        self._asks.own(FailMember(array, device, why, seen_by=self._env.me.node), outcome)
+
+    def _on_refused(self, array: ArrayId, device: DeviceId, why: str, refusal: str) -> None:
+        """Leave the array, let the writes fail (the last good member), or propose it again."""
+        state = self._replica.states.get(array)
+        member = state.member(device) if state else None
+        if state is None or member is None or member.state is MemberState.FAULTY:
+            return
+        if refusal.startswith("leave"):
+            self.leave(array, refusal)
+        elif survives_without(state, device):
+            self._env.after((FAILED_TIMER, array, device, why), self._env.timing.retry_max_ms)
+        else:
+            self._replica.give_up(array, device)
+
+    # --- arrays that are left ---------------------------------------------------------------
+
+    def leave(self, array: ArrayId, why: str) -> None:
+        """Stop an array here, and stay out of it."""
+        self.left[array] = why
+        self._unlisted.discard(array)
+        if array in self._replica.states and array not in self._leaving:
+            self._leaving.add(array)
+            self._replica.leaving(array)
+            self._env.notify("array_left", array=array, why=why)
+            self._env.emit(LeaveArray(array))
+
+    def leave_all(self, why: str) -> None:
+        for state in list(self._replica.states.values()):
+            if self._runs_here(state):
+                self.leave(state.uuid, why)
+
+    def array_left(self, ev: ArrayLeft) -> None:
+        clean = ev.clean and not self._replica.failures_pending(ev.array)
+        self._holds.left(ev.array)
+        self._replica.left(ev.array)
+        self._leaving.discard(ev.array)
+        self.propose_left(ev.array, clean=clean)
+
+    def propose_left(self, array: ArrayId, *, clean: bool) -> None:
+        """Until it is committed, the others wait for this node in this array."""
+
+        def outcome(state: str, text: str) -> None:
+            if state == "refused" and array not in self._unlisted:
+                key = (LEFT_TIMER, array, "clean" if clean else "dirty")
+                self._env.after(key, self._env.timing.retry_max_ms)
+
+        change = LeaveRunner if clean else EndLife
+        self._asks.own(change(array, self._env.me), outcome)
+
+    def state_applied(self, state: ArrayState) -> None:
+        if self._env.me not in state.running:
+            self._unlisted.add(state.uuid)
+
+    def voter_again(self) -> None:
+        """What it left for want of a vote it may join, once it is not listed any more."""
+        for array, why in list(self.left.items()):
+            if why == NO_VOTER and array in self._unlisted:
+                del self.left[array]
+
+    def assemble_asked(self, array: ArrayId) -> None:
+        """An administrator asks this very node to assemble what it left."""
+        if array in self._unlisted:
+            self.left.pop(array, None)
+
+    # --- the orderly stop -------------------------------------------------------------------
+
+    def shut_down(self) -> None:
+        self.shutting_down = True
+        self._env.after((SHUTDOWN_TIMER,), SHUTDOWN_MS)
+
+    def on_shutdown_timer(self) -> None:
+        self._env.emit(Stopped())
+
+    def try_stop(self) -> None:
+        """The role has gone (or was never here): first the arrays, then the process."""
+        if not self.shutting_down or self._env.timers.at_ms((SHUTDOWN_TIMER,)) is None:
+            return
+        self.leave_all("the daemon stops")
+        running = any(self._runs_here(s) for s in self._replica.states.values())
+        if running or self._leaving or self._asks.pending:
+            return
+        self._env.timers.cancel((SHUTDOWN_TIMER,))
+        self._env.emit(Stopped())

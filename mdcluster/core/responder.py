@@ -1,0 +1,69 @@
+"""What this node does in a writer's rounds: prepare devices, probe a member (see rounds.py).
+
+Rules of this file: an answer goes to the writer that asked, in its term; what a writer of an
+earlier term had prepared here is undone as soon as another one is heard.
+"""
+
+from mdcluster.core.departures import SHUTTING_DOWN, Departures
+from mdcluster.core.effects import ForgetPrepared, PrepareDevices, ProbeMember
+from mdcluster.core.env import Env
+from mdcluster.core.events import Prepared, Probed
+from mdcluster.core.messages import Abandon, Prepare, PrepareReply, Probe, ProbeReply
+from mdcluster.core.model import Life, NodeId
+from mdcluster.core.rounds import ROUNDS_MAX
+
+
+class Responder:
+    """The rounds this node takes part in, by op: who asked, in which term."""
+
+    def __init__(self, env: Env, departures: Departures) -> None:
+        self._env = env
+        self._departures = departures
+        self._asked_by: dict[int, tuple[NodeId, int]] = {}
+
+    def on_prepare(self, sender: Life, msg: Prepare) -> None:
+        problem = self._why_not(msg)
+        if problem:
+            self._env.send(sender.node, PrepareReply(msg.term, msg.op, problem, (), ()))
+            return
+        self._note(msg.op, sender.node, msg.term)
+        self._env.emit(PrepareDevices(msg.op, msg.array, msg.claims, msg.stopping))
+
+    def _why_not(self, msg: Prepare) -> str:
+        if self._departures.shutting_down:
+            return SHUTTING_DOWN
+        why = self._departures.left.get(msg.array)
+        if why is not None and not msg.stopping:
+            return f"this node left the array ({why}); assemble it here, or restart its daemon"
+        return ""
+
+    def on_prepared(self, ev: Prepared) -> None:
+        asked_by = self._asked_by.get(ev.op)
+        if asked_by is not None:
+            reply = PrepareReply(asked_by[1], ev.op, ev.problem, ev.found, ev.missing)
+            self._env.send(asked_by[0], reply)
+
+    def on_abandon(self, _: Life, msg: Abandon) -> None:
+        if self._asked_by.pop(msg.op, None) is not None:
+            self._env.emit(ForgetPrepared(msg.op))
+
+    def on_probe(self, sender: Life, msg: Probe) -> None:
+        self._note(msg.op, sender.node, msg.term)
+        self._env.emit(ProbeMember(msg.op, msg.array, msg.device))
+
+    def on_probed(self, ev: Probed) -> None:
+        asked_by = self._asked_by.pop(ev.op, None)
+        if asked_by is not None:
+            self._env.send(asked_by[0], ProbeReply(asked_by[1], ev.op, ev.problem))
+
+    def _note(self, op: int, writer: NodeId, term: int) -> None:
+        self._asked_by[op] = (writer, term)
+        while len(self._asked_by) > ROUNDS_MAX:
+            del self._asked_by[next(iter(self._asked_by))]
+
+    def forget_before(self, term: int) -> None:
+        """What an earlier writer had prepared here will not be committed by it."""
+        for op, (_, asked_in) in list(self._asked_by.items()):
+            if asked_in < term:
+                del self._asked_by[op]
+                self._env.emit(ForgetPrepared(op))
