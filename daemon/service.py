@@ -142,11 +142,11 @@ class Service:
             gate.check,
             write_deadline_ms=settings.timing.write_deadline_ms,
         )
-        owned.push_async_callback(self._close_driver, driver)
         node = self._core(me, store, lease_before_ms)
         members = Members(
             me.node, gate, settings.driver.members, settings.timing, lambda: node.ledger.entries
         )
+        owned.push_async_callback(self._close_devices, driver, members)
         runtime = self._runtime_of(me, node, gate, store)
         arrays = LocalArrays(me, driver, members, spectator=line.spectator)
         fences = FenceChain([ProcessFence(settings.paths.lock_dir)])
@@ -306,12 +306,15 @@ class Service:
         elif runtime.fault is None:
             log.info("stopped in order")
 
-    async def _close_driver(self, driver: EmbeddedDriver) -> None:
+    async def _close_devices(self, driver: EmbeddedDriver, members: Members) -> None:
+        """Cut clients off and wait until nothing that was sent to a device can still land."""
+        self._quiet = False
         try:
             async with asyncio.timeout(CLOSE_DEADLINE_S):
                 await driver.close()
+                await members.workers.idle()
+            self._quiet = True
         except TimeoutError:
-            self._quiet = False
             log.error(
                 "a device does not return what was sent to it within %g s; the process lock is "
                 "kept until the process has ended",

@@ -2,14 +2,18 @@
 
 Order (queues by key; work of different keys runs side by side):
 
-* per array, one after the other: Apply, LeaveArray, Unblock, SampleStates, Activate,
-  PinReads, SetBits, MergeBits, ZeroSlot, StartSync, StopSync;
+* per array, one after the other: Apply, LeaveArray, PrepareDevices that stop and what forgets
+  them, Unblock, SampleStates, Activate, PinReads, SetBits, MergeBits, ZeroSlot, StartSync,
+  StopSync;
 * HoldRange and LimitSync start in that order, too, but what is behind does not wait for
   their end: a hold drains writes that may need the next Apply, a copy runs for long;
 * superblocks, probes, prepare rounds and fencing have queues of their own: a slow device
   delays only what depends on it.
+
+Whatever has an answer gets exactly one, also when the work ends in an error: the core counts.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -47,21 +51,28 @@ from mdcluster.core.events import (
     Event,
     Held,
     MemberFailed,
+    NoncesWritten,
     Prepared,
+    Probed,
     Sampled,
+    SlotZeroed,
+    SuperblocksWritten,
     SyncReached,
     SyncStopped,
 )
-from mdcluster.core.model import ArrayId, ArrayState, DeviceId
-from mdcluster.errors import MdclusterError
+from mdcluster.core.model import ArrayId, DeviceId
 from mdcluster.md.driver import ArrayStatus, MdDriver
 from mdcluster.ports import Applier, Fencing, MemberPort
 from mdcluster.queues import Queues, Work
+from mdcluster.standing import FORESEEN, StandingArrays, text_of
 
 log = logging.getLogger(__name__)
 
 Feed = Callable[[Event], None]
 E = TypeVar("E")
+
+STOP_AGAIN_MIN_S = 0.1
+STOP_AGAIN_MAX_S = 5.0
 
 
 class Executor:
@@ -78,16 +89,17 @@ class Executor:
     ) -> None:
         self._driver = driver
         self._members = members
-        self._applier = applier
         self._fencing = fencing
         self._feed = feed
         self._queues = Queues(broken)
-        self._holding_all = False
+        self._arrays = StandingArrays(driver, applier, self._queues.put)
+        self._not_started: dict[ArrayId, str] = {}  # why the last StartSync failed
         self._stops: dict[ArrayId, int] = {}  # StopSyncs so far: a LimitSync before one is void
         self._starters = self._table()
         driver.listen(self)
 
     async def close(self) -> None:
+        self._arrays.close()
         await self._queues.close()
 
     def member_failed(self, array: ArrayId, device: DeviceId, why: str) -> None:
@@ -113,26 +125,32 @@ class Executor:
             PinReads: self._in_array(self._pin_reads),
             SetBits: self._in_array(self._set_bits),
             MergeBits: self._in_array(self._merge_bits),
-            ZeroSlot: lambda e: self._put_event(e.array, members.zero_slot, e),
+            ZeroSlot: lambda e: self._put_event(
+                e.array, members.zero_slot, e, lambda why: SlotZeroed(e.array, e.life, why)
+            ),
             StartSync: self._in_array(self._start_sync),
             StopSync: self._begin_stop_sync,
             LimitSync: self._begin_limit_sync,
-            HoldRange: lambda e: self._launch(e.array, (e.array, "hold"), partial(self._hold, e)),
+            HoldRange: self._begin_hold,
             HoldAll: self._hold_all,
             WriteSuperblocks: lambda e: self._put_event(
-                ("meta", e.entry.key), members.write_superblocks, e
+                ("meta", e.entry.key),
+                members.write_superblocks,
+                e,
+                lambda _: SuperblocksWritten(ArrayId(e.entry.key), e.entry.stamp, (), ()),
             ),
-            WriteNonces: lambda e: self._put_event(("nonces", e.op), members.write_nonces, e),
-            DropNonces: lambda e: self._queues.put(
-                ("nonces", e.op), partial(members.drop_nonces, e)
+            WriteNonces: lambda e: self._put_event(
+                ("nonces", e.op),
+                members.write_nonces,
+                e,
+                lambda why: NoncesWritten(e.op, why, ()),
             ),
-            PrepareDevices: lambda e: self._queues.put(
-                ("prepare", e.op), partial(self._prepare, e)
+            DropNonces: lambda e: self._queues.put(("nonces", e.op), partial(self._drop_nonces, e)),
+            PrepareDevices: self._begin_prepare,
+            ForgetPrepared: lambda e: self._arrays.forget_stop(e.op),
+            ProbeMember: lambda e: self._put_event(
+                ("probe", e.array, e.device), members.probe, e, lambda why: Probed(e.op, why)
             ),
-            ForgetPrepared: lambda e: self._queues.put(
-                ("prepare", e.op), partial(members.forget, e)
-            ),
-            ProbeMember: lambda e: self._put_event(("probe", e.array, e.device), members.probe, e),
             Fence: self._begin_fence,
         }
 
@@ -142,11 +160,22 @@ class Executor:
 
         return put
 
-    def _put_event(self, key: Hashable, call: Callable[[E], Awaitable[Event]], effect: E) -> None:
-        """Work whose result is the event itself; what is foreseen is in it already."""
+    def _put_event(
+        self,
+        key: Hashable,
+        call: Callable[[E], Awaitable[Event]],
+        effect: E,
+        failed: Callable[[str], Event],
+    ) -> None:
+        """Work whose result is the event itself; failed: the event if it ends in an error."""
 
         async def work() -> None:
-            self._feed(await call(effect))
+            try:
+                event = await call(effect)
+            except FORESEEN as error:
+                log.error("%s: %s", type(effect).__name__, text_of(error))
+                event = failed(text_of(error))
+            self._feed(event)
 
         self._queues.put(key, work)
 
@@ -159,37 +188,51 @@ class Executor:
         self._queues.put(array, start)
 
     def _runs(self, array: ArrayId) -> bool:
-        return array in self._driver.arrays()
+        return self._arrays.runs(array)
 
     # --- states ------------------------------------------------------------------------------
 
     async def _apply(self, effect: Apply) -> None:
         entry, problem = effect.entry, ""
-        assert isinstance(entry.state, ArrayState)
         try:
-            await self._applier.apply(entry.state)
-            if self._holding_all and self._runs(entry.state.uuid):
-                await self._driver.hold_all(entry.state.uuid, True)
-        except MdclusterError as error:
-            problem = str(error)
+            await self._arrays.apply(entry)
+        except FORESEEN as error:
+            problem = text_of(error)
         self._feed(Applied(entry.key, entry.stamp, problem))
 
     async def _leave(self, effect: LeaveArray) -> None:
         """An array that cannot be stopped takes the node with it: others count on it."""
-        clean = await self._applier.leave(effect.array)
+        clean = await self._arrays.leave(effect.array)
         self._feed(ArrayLeft(effect.array, clean))
 
-    async def _prepare(self, effect: PrepareDevices) -> None:
-        if effect.stopping and self._runs(effect.array):
-            openers = self._driver.status(effect.array).openers
-            if openers:
-                problem = f"the array is open by {openers} client(s)"
-                self._feed(Prepared(effect.op, problem, (), ()))
-                return
-        self._feed(await self._members.prepare(effect))
+    def _begin_prepare(self, effect: PrepareDevices) -> None:
+        op, array = effect.op, effect.array
+        if not effect.stopping:
+            self._queues.put(array, partial(self._arrays.void_stops, array))
+            self._put_event(
+                ("prepare", op),
+                self._members.prepare,
+                effect,
+                lambda why: Prepared(op, why, (), ()),
+            )
+        elif self._arrays.expect_stop(op, array):
+            self._queues.put(array, partial(self._prepare_stop, effect))
+        else:
+            self._feed(Prepared(op, "too many stops are being prepared", (), ()))
+
+    async def _prepare_stop(self, effect: PrepareDevices) -> None:
+        problem = await self._arrays.stop(effect.op, effect.array)
+        self._feed(Prepared(effect.op, problem, (), ()))
+
+    async def _drop_nonces(self, effect: DropNonces) -> None:
+        """Without an answer: what is left behind is no superblock, and is written over."""
+        try:
+            await self._members.drop_nonces(effect)
+        except FORESEEN as error:
+            log.error("nonces are not taken back: %s", text_of(error))
 
     async def _unblock(self, effect: Unblock) -> None:
-        for device in effect.devices:
+        for device in effect.devices if self._runs(effect.array) else ():
             with self._logged("unblock", effect.array):
                 await self._driver.unblock(effect.array, device)
 
@@ -200,35 +243,45 @@ class Executor:
 
     async def _activate(self, effect: Activate) -> None:
         with self._logged("activate", effect.array):
-            await self._driver.activate(effect.array)
+            await self._arrays.activate(effect.array)
 
     # --- holds and reads ---------------------------------------------------------------------
 
     def _hold_all(self, effect: HoldAll) -> None:
         """At once: not behind anything that is under way in an array."""
-        self._holding_all = effect.on
+        self._arrays.holding_all = effect.on
         for array in self._driver.arrays():
-            self._queues.put((array, "all"), partial(self._hold_whole, array, effect.on))
+            self._queues.put((array, "all"), partial(self._hold_whole, array))
 
-    async def _hold_whole(self, array: ArrayId, on: bool) -> None:
+    async def _hold_whole(self, array: ArrayId) -> None:
+        """As it was said last: the array may have been started since this was queued."""
         with self._logged("hold all writes", array):
-            await self._driver.hold_all(array, on)
+            if self._runs(array):
+                await self._driver.hold_all(array, self._arrays.holding_all)
+
+    def _begin_hold(self, effect: HoldRange) -> None:
+        array = effect.array
+
+        async def start() -> None:
+            self._arrays.note_hold(array, effect.lo_sectors, effect.hi_sectors)
+            self._queues.put((array, "hold"), partial(self._hold, effect))
+
+        self._queues.put(array, start)
 
     async def _hold(self, effect: HoldRange) -> None:
-        """An array that does not run here holds every range."""
+        """An array that does not run here holds every range; it is remembered for its start."""
         array, clean, problem = effect.array, True, ""
         try:
             if self._runs(array):
                 await self._driver.hold(array, effect.lo_sectors, effect.hi_sectors)
                 clean = self._driver.status(array).clean
-        except MdclusterError as error:
-            clean, problem = False, str(error)
+        except FORESEEN as error:
+            clean, problem = False, text_of(error)
         self._feed(Held(array, effect.lo_sectors, effect.hi_sectors, clean, problem))
 
     async def _pin_reads(self, effect: PinReads) -> None:
-        if self._runs(effect.array):
-            with self._logged("pin reads", effect.array):
-                await self._driver.pin_reads(effect.array, effect.on)
+        with self._logged("pin reads", effect.array):
+            await self._arrays.pin_reads(effect.array, effect.on)
 
     # --- bits --------------------------------------------------------------------------------
 
@@ -237,8 +290,8 @@ class Executor:
         try:
             await self._driver.set_bits(array, effect.lo_sectors, effect.hi_sectors)
             dirty = self._driver.next_dirty(array, effect.lo_sectors)
-        except MdclusterError as error:
-            problem = str(error)
+        except FORESEEN as error:
+            problem = text_of(error)
         self._feed(BitsSet(array, effect.serial, dirty, problem))
 
     async def _merge_bits(self, effect: MergeBits) -> None:
@@ -247,16 +300,20 @@ class Executor:
             offsets = self._members.slot_offsets(array, effect.slots)
             await self._driver.merge_bits(array, offsets)
             dirty = self._driver.next_dirty(array, 0)
-        except MdclusterError as error:
-            problem = str(error)
+        except FORESEEN as error:
+            problem = text_of(error)
         self._feed(BitsSet(array, effect.serial, dirty, problem))
 
     # --- syncs -------------------------------------------------------------------------------
 
     async def _start_sync(self, effect: StartSync) -> None:
-        """Without an answer if it begins; the first LimitSync shows."""
-        with self._logged("start the resync", effect.array):
+        """Without an answer; if it did not begin, the first LimitSync tells why."""
+        self._not_started.pop(effect.array, None)
+        try:
             await self._driver.start_sync(effect.array, effect.kind, effect.position_sectors)
+        except FORESEEN as error:
+            log.error("array %s: start the resync: %s", effect.array, text_of(error))
+            self._not_started[effect.array] = text_of(error)
 
     def _begin_limit_sync(self, effect: LimitSync) -> None:
         copy = partial(self._limit_sync, effect, self._stops.get(effect.array, 0))
@@ -266,10 +323,13 @@ class Executor:
         array, serial = effect.array, effect.serial
         if self._stops.get(array, 0) != stops:
             return  # a StopSync came after it
+        if array in self._not_started:
+            self._feed(SyncReached(array, serial, 0, 0, 0, 0, self._not_started[array]))
+            return
         try:
             step = await self._driver.limit_sync(array, effect.hi_sectors)
-        except MdclusterError as error:
-            self._feed(SyncReached(array, serial, 0, 0, 0, 0, str(error) or "stopped"))
+        except FORESEEN as error:
+            self._feed(SyncReached(array, serial, 0, 0, 0, 0, text_of(error)))
             return
         self._feed(
             SyncReached(
@@ -289,8 +349,16 @@ class Executor:
 
     async def _stop_sync(self, effect: StopSync) -> None:
         """Answered only when nothing is copied any more: others wait for that."""
-        if self._runs(effect.array):
-            await self._driver.stop_sync(effect.array)
+        again_s = STOP_AGAIN_MIN_S
+        while self._runs(effect.array):
+            try:
+                await self._driver.stop_sync(effect.array)
+                break
+            except FORESEEN as error:
+                log.error("array %s: stop the resync: %s", effect.array, text_of(error))
+            await asyncio.sleep(again_s)
+            again_s = min(2 * again_s, STOP_AGAIN_MAX_S)
+        self._not_started.pop(effect.array, None)
         await self._queues.idle((effect.array, "sync"))
         self._feed(SyncStopped(effect.array, effect.serial))
 
@@ -309,8 +377,8 @@ class Executor:
         """For what has no answer: the core sees that it failed by what comes next."""
         try:
             yield
-        except MdclusterError as error:
-            log.error("array %s: %s: %s", array, what, error)
+        except FORESEEN as error:
+            log.error("array %s: %s: %s", array, what, text_of(error))
 
 
 def held_by_failure(status: ArrayStatus) -> str:

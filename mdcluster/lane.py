@@ -52,6 +52,7 @@ from mdcluster.store import (
 
 LANE_MAX = 4096
 """Effects that wait behind a Persist."""
+CLOSE_S = 2.0
 
 _AT_ONCE = (SetTimer, OpenGate, ShutGate, Notify)
 
@@ -256,7 +257,8 @@ class Persister:
         self._stopping.set()
         self._batches.put(None)
         if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join)
+            # One that hangs in the kernel cannot be waited for; it ends with the process.
+            await asyncio.to_thread(self._thread.join, CLOSE_S)
 
     def _run(self) -> None:
         while (batch := self._batches.get()) is not None and not self._stopping.is_set():

@@ -3,13 +3,10 @@
 Thin: what is decided is in :mod:`mdcluster.md.plan`, what is written in :mod:`mdcluster.members`.
 """
 
-import asyncio
 from collections.abc import Sequence
-from typing import Final
 
 from mdcluster.core.effects import (
     DropNonces,
-    ForgetPrepared,
     PrepareDevices,
     ProbeMember,
     WriteNonces,
@@ -25,12 +22,9 @@ from mdcluster.core.events import (
 )
 from mdcluster.core.model import ArrayId, ArrayState, Life
 from mdcluster.errors import MdclusterError
-from mdcluster.md.driver import ArrayBusyError, DriverError, MdDriver
-from mdcluster.md.plan import carry_out, plan
+from mdcluster.md.driver import DriverError, MdDriver
+from mdcluster.md.plan import BeforeRun, carry_out, plan
 from mdcluster.members import Members, MembersError
-
-LEAVE_S: Final = 2.0
-LEAVE_RETRY_S: Final = 0.1
 
 
 class LocalMembers:
@@ -47,7 +41,7 @@ class LocalMembers:
 
     async def write_superblocks(self, effect: WriteSuperblocks) -> SuperblocksWritten:
         entry = effect.entry
-        written, failed = await self._members.write_superblocks(entry)
+        written, failed = await self._members.write_superblocks(entry, effect.projected)
         return SuperblocksWritten(ArrayId(entry.key), entry.stamp, written, failed)
 
     async def write_nonces(self, effect: WriteNonces) -> NoncesWritten:
@@ -62,9 +56,6 @@ class LocalMembers:
     async def prepare(self, effect: PrepareDevices) -> Prepared:
         proved = await self._members.prepare(effect.claims)
         return Prepared(effect.op, proved.problem, proved.found, proved.missing)
-
-    async def forget(self, effect: ForgetPrepared) -> None:
-        """Nothing is kept open between prepare and apply."""
 
     async def probe(self, effect: ProbeMember) -> Probed:
         try:
@@ -97,7 +88,7 @@ class LocalArrays:
         self._spectator = spectator
         self._used_slots: set[tuple[ArrayId, int]] = set()
 
-    async def apply(self, state: ArrayState) -> None:
+    async def apply(self, state: ArrayState, before_run: BeforeRun) -> None:
         """Once more, if need be: a plan carried out half goes on where it stopped."""
         here = state.uuid in self._driver.arrays()
         wanted = bool(state.running) if self._spectator else self._me in state.running
@@ -114,7 +105,7 @@ class LocalArrays:
             slot_offset_sectors=slot_sectors,
             spectator=self._spectator,
         )
-        await carry_out(self._driver, steps)
+        await carry_out(self._driver, steps, before_run)
 
     async def _own_slot(self, state: ArrayState) -> int:
         """Where our bitmap slot lies; emptied before this life uses it for the first time."""
@@ -129,17 +120,7 @@ class LocalArrays:
         return self._members.slot_offset_sectors(state, slot.index)
 
     async def leave(self, array: ArrayId) -> bool:
-        """Stop it; clients that use it get LEAVE_S to go.
-
-        Raises:
-            ArrayBusyError: it still runs. This life cannot leave it but by ending.
-        """
-        deadline = asyncio.get_running_loop().time() + LEAVE_S
-        while array in self._driver.arrays():
-            try:
-                await self._driver.stop(array)
-            except ArrayBusyError:
-                if asyncio.get_running_loop().time() > deadline:
-                    raise
-                await asyncio.sleep(LEAVE_RETRY_S)
-        return True
+        """Stop it, whoever uses it; returns when nothing sent to its members can still land."""
+        if array not in self._driver.arrays():
+            return True
+        return await self._driver.stop(array, force=True)

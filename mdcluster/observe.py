@@ -25,7 +25,16 @@ _LOG = logging.getLogger("mdcluster")
 _QUIET = frozenset({"sync_moved", "committed"})
 """Kinds that come often: logged at level debug."""
 _LOUD = frozenset(
-    {"member_failed", "node_suspect", "node_down", "waiting", "stalled", "refused", "apply_failed"}
+    {
+        "apply_failed",
+        "member_failed",
+        "node_down",
+        "node_suspect",
+        "refused",
+        "stalled",
+        "state_directory_failed",
+        "waiting",
+    }
 )
 
 

@@ -6,7 +6,6 @@ from typing import Protocol
 from mdcluster.core.effects import (
     DropNonces,
     Effect,
-    ForgetPrepared,
     PrepareDevices,
     ProbeMember,
     WriteNonces,
@@ -24,6 +23,7 @@ from mdcluster.core.events import (
     SuperblocksWritten,
 )
 from mdcluster.core.model import ArrayId, ArrayState, Life
+from mdcluster.md.plan import BeforeRun
 
 
 class Core(Protocol):
@@ -45,8 +45,6 @@ class MemberPort(Protocol):
 
     async def prepare(self, effect: PrepareDevices) -> Prepared: ...
 
-    async def forget(self, effect: ForgetPrepared) -> None: ...
-
     async def probe(self, effect: ProbeMember) -> Probed: ...
 
     async def zero_slot(self, effect: ZeroSlot) -> SlotZeroed: ...
@@ -58,11 +56,17 @@ class MemberPort(Protocol):
 class Applier(Protocol):
     """Brings the local md to a committed state, or ends an array here."""
 
-    async def apply(self, state: ArrayState) -> None:
-        """:class:`mdcluster.errors.MdclusterError` if something stands against it."""
+    async def apply(self, state: ArrayState, before_run: BeforeRun) -> None:
+        """:class:`mdcluster.errors.MdclusterError` if something stands against it.
+
+        before_run: called if it starts the array, before anybody can use it.
+        """
 
     async def leave(self, array: ArrayId) -> bool:
-        """Stop the array, open or not; True if every write was finished on every member."""
+        """Stop the array, open or not; True if every write was finished on every member.
+
+        Returns when nothing that was sent to a member can still land, however long that takes.
+        """
 
 
 class Fencing(Protocol):

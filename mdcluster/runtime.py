@@ -55,6 +55,7 @@ log = logging.getLogger(__name__)
 PENDING_MAX = 8192
 """Events that may wait while one step is under way."""
 ASKERS_MAX = 1024
+NEVER_MS = 1 << 62
 
 CODEC = Codec(MESSAGES)
 
@@ -106,6 +107,7 @@ class Runtime:
         self.lives: dict[str, Life] = {}
         self._clock_ms = clock_ms
         self._stalled_ms = stalled_ms
+        self._told_late_ms = 0
         self._lane = Lane(
             me.node,
             self,
@@ -183,7 +185,17 @@ class Runtime:
             self._stepping = False
 
     def _step(self, event: Event) -> list[Effect]:
-        return self.core.step(event, self._clock_ms())
+        now_ms = self._clock_ms()
+        if now_ms - self._timer.at_ms > self._stalled_ms:
+            self._tell_stalled(now_ms - self._timer.at_ms)
+        return self.core.step(event, now_ms)
+
+    def _tell_stalled(self, late_ms: int) -> None:
+        """The core should have been woken long ago; once for each time it asked for."""
+        if self._told_late_ms != self._timer.at_ms:
+            self._told_late_ms = self._timer.at_ms
+            why = "this process was frozen, the machine suspended or overloaded"
+            observe.tell("stalled", {"late_ms": late_ms, "why": why})
 
     def _take(self, step: Callable[[], list[Effect]]) -> None:
         self.steps += 1
@@ -192,9 +204,7 @@ class Runtime:
         except Exception as error:  # noqa: BLE001 - whatever it is, this node must not go on
             self.broken(error)
 
-    def _on_timer(self, late_ms: int) -> None:
-        if late_ms > self._stalled_ms:
-            observe.tell("stalled", {"for_ms": late_ms, "why": "frozen, suspended or overloaded"})
+    def _on_timer(self) -> None:
         self.feed(Tick())
 
     # From the mesh.
@@ -315,13 +325,13 @@ def _unforeseen(error: BaseException) -> BaseException | None:
 class CoreTimer:
     """The core's one alarm, on the loop's clock. Setting it later costs nothing until it fires."""
 
-    def __init__(self, clock_ms: Callable[[], int], fire: Callable[[int], None]) -> None:
+    def __init__(self, clock_ms: Callable[[], int], fire: Callable[[], None]) -> None:
         self._clock_ms = clock_ms
         self._fire = fire
         self._loop: asyncio.AbstractEventLoop | None = None
         self._handle: asyncio.TimerHandle | None = None
         self._armed_ms = 0
-        self._at_ms = 0
+        self.at_ms = NEVER_MS
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -334,7 +344,7 @@ class CoreTimer:
 
     def set(self, at_ms: int) -> None:
         """Fire at this time (or at once, if it has passed); replaces the earlier one."""
-        self._at_ms = at_ms
+        self.at_ms = at_ms
         if self._handle is None or at_ms < self._armed_ms:
             self._arm()
 
@@ -343,15 +353,14 @@ class CoreTimer:
             return
         if self._handle is not None:
             self._handle.cancel()
-        self._armed_ms = self._at_ms
-        delay_s = max(self._at_ms - self._clock_ms(), 0) / 1000
+        self._armed_ms = self.at_ms
+        delay_s = max(self.at_ms - self._clock_ms(), 0) / 1000
         self._handle = self._loop.call_later(delay_s, self._due)
 
     def _due(self) -> None:
         """The loop's clock stands still in a suspended machine, so the core's is asked again."""
         self._handle = None
-        late_ms = self._clock_ms() - self._at_ms
-        if late_ms < 0:
+        if self._clock_ms() < self.at_ms:
             self._arm()
         else:
-            self._fire(late_ms)
+            self._fire()

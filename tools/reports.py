@@ -32,11 +32,13 @@ def detail(command: Command, client: Client, output: Output) -> int:
         found.append(array)
         if command.has("test"):
             code |= printer.test_code(array)
+        if command.has("json"):
+            continue
         if command.has("export"):
             output.print(printer.export_text(array))
         elif command.brief:
             output.print(printer.brief_text(array, command.verbosity > 0))
-        elif not command.has("json"):
+        else:
             output.print(printer.detail_text(array))
     if command.has("json"):
         output.print_json({"arrays": found})

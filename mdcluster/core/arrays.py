@@ -176,8 +176,12 @@ def _leave(state: ArrayState, change: LeaveRunner, context: _Context) -> ArraySt
 
 
 def _without_runner(state: ArrayState, life: Life) -> ArrayState:
-    """The life has stopped in order: its bits go with it, unless a member depends on them."""
-    keep = any(member.by_bitmap for member in state.members)
+    """The life has stopped in order: its bits go with it, unless a member depends on them.
+
+    Or a pass does: its writer has zeroed the slots of dead lives, and may be this one.
+    """
+    merged = state.sync is not None and any(slot.dirty for slot in state.slots)
+    keep = merged or any(member.by_bitmap for member in state.members)
     slots: list[Slot] = []
     for slot in state.slots:
         if slot.life != life or slot.dirty:

@@ -7,7 +7,8 @@ Rules of this file:
   member never goes: then its writes fail;
 * an array is left by stopping it first; only then is it proposed that this life has left
   (with bits left behind unless every write was finished), again until it is committed;
-* what was left is not run again before an administrator says so, or the daemon restarts.
+* what was left is not run again before an administrator says so, or the daemon restarts;
+* a node that stops takes back what it has prepared to run: behind the commit that lists it.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from mdcluster.core.env import Env
 from mdcluster.core.events import ArrayLeft, MemberFailed
 from mdcluster.core.holds import Holds
 from mdcluster.core.model import (
+    ARRAYS_MAX,
     ArrayId,
     ArrayState,
     DeviceId,
@@ -35,6 +37,8 @@ SHUTDOWN_TIMER = "shutdown"
 
 NO_VOTER = "this node is no voter of the cluster any more"
 SHUTTING_DOWN = "this node is shutting down"
+
+STOPS = "the daemon stops"
 
 SHUTDOWN_MS = 3_000
 """How long an orderly stop may take before the process just ends (its lock then tells)."""
@@ -59,6 +63,7 @@ class Departures:
         self.left: dict[ArrayId, str] = {}  # and why
         self._leaving: set[ArrayId] = set()  # md is stopping them
         self._unlisted: set[ArrayId] = set()  # left, and a commit says so
+        self._prepared: dict[ArrayId, None] = {}  # a commit may list this life, latest last
         self.shutting_down = False
 
     # --- members that fail here -------------------------------------------------------------
@@ -95,10 +100,13 @@ class Departures:
         self.left[array] = why
         self._unlisted.discard(array)
         if array in self._replica.states and array not in self._leaving:
-            self._leaving.add(array)
-            self._replica.leaving(array)
             self._env.notify("array_left", array=array, why=why)
-            self._env.emit(LeaveArray(array))
+            self._stop(array)
+
+    def _stop(self, array: ArrayId) -> None:
+        self._leaving.add(array)
+        self._replica.leaving(array)
+        self._env.emit(LeaveArray(array))
 
     def leave_all(self, why: str) -> None:
         for state in list(self._replica.states.values()):
@@ -140,9 +148,21 @@ class Departures:
 
     # --- the orderly stop -------------------------------------------------------------------
 
+    def prepares(self, array: ArrayId) -> None:
+        """This node is about to tell a writer that it can run the array."""
+        self._prepared.pop(array, None)
+        self._prepared[array] = None
+        if len(self._prepared) > ARRAYS_MAX:
+            del self._prepared[next(iter(self._prepared))]
+
     def shut_down(self) -> None:
         self.shutting_down = True
         self._env.after((SHUTDOWN_TIMER,), SHUTDOWN_MS)
+        running = {s.uuid for s in self._replica.states.values() if self._runs_here(s)}
+        for array in self._prepared:
+            if array not in running and array not in self.left:
+                self.left[array] = STOPS
+                self._stop(array)  # perhaps md is starting it right now
 
     def on_shutdown_timer(self) -> None:
         self._env.emit(Stopped())
@@ -151,7 +171,7 @@ class Departures:
         """The role has gone (or was never here): first the arrays, then the process."""
         if not self.shutting_down or self._env.timers.at_ms((SHUTDOWN_TIMER,)) is None:
             return
-        self.leave_all("the daemon stops")
+        self.leave_all(STOPS)
         running = any(self._runs_here(s) for s in self._replica.states.values())
         if running or self._leaving or self._asks.pending:
             return

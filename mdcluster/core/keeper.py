@@ -260,7 +260,7 @@ class Keeper:
     def at_rest(self, state: ArrayState) -> bool:
         """Whether this state may be released: one that ends a pass drops the holds everywhere.
 
-        A life that ends, or a member that joins, can end a pass in the middle of a window.
+        A member that fails or joins can end a pass in the middle of a window.
         """
         pass_ = self.passes.get(state.uuid)
         if pass_ is None or (state.sync is not None and state.sync.serial == pass_.serial):

@@ -17,7 +17,7 @@ without an I/O lease, pinning reads, the writer's own proposals), then the timer
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from mdcluster.core import asks, departures, election, replica, rounds
+from mdcluster.core import asks, departures, election, replica, responder, rounds
 from mdcluster.core.asks import Asks
 from mdcluster.core.commits import Commits
 from mdcluster.core.departures import NO_VOTER, Departures
@@ -361,6 +361,7 @@ class Node:
             "fence": lambda k: self.membership.on_fence_timer(Life(NodeId(k[1]), k[2])),
             "commit": lambda k: self.commits.on_timer(k[1]),
             replica.TIMER: lambda k: self.replica.on_timer(ArrayId(k[1])),
+            responder.TIMER: lambda k: self.responder.on_timer(int(k[1])),
             rounds.TIMER: lambda k: self.rounds.on_timer(int(k[1])),
             asks.TIMER: lambda k: self.asks.on_timer(k[1]),
             "resync": lambda k: self._to_pass(ArrayId(k[1]), "on_timer", k),
@@ -616,8 +617,8 @@ class Node:
     def _on_applied_here(self, entry: Entry) -> None:
         if entry.key == CLUSTER_KEY:
             self.election.voters_changed()
-            if not self._spectator and not self.election.is_voter and self.ledger.formed:
-                self.departures.leave_all(NO_VOTER)
+            if not self.election.is_voter and self.ledger.formed:
+                self.departures.leave_all(NO_VOTER)  # a spectator by now runs nothing, either
         elif isinstance(entry.state, ArrayState):
             self.departures.state_applied(entry.state)
         if self.election.is_voter:

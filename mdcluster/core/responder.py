@@ -1,7 +1,9 @@
 """What this node does in a writer's rounds: prepare devices, probe a member (see rounds.py).
 
-Rules of this file: an answer goes to the writer that asked, in its term; what a writer of an
-earlier term had prepared here is undone as soon as another one is heard.
+Rules of this file: an answer goes to the writer that asked, in its term. What was prepared for a
+writer of an earlier term is not undone on hearing another one: the earlier one may have had it
+committed; the new one commits every entry again, and that tells. A stop that was prepared long
+ago is answered once more: its writer may have given it up, and the word of that got lost.
 """
 
 from mdcluster.core.departures import SHUTTING_DOWN, Departures
@@ -11,6 +13,8 @@ from mdcluster.core.events import Prepared, Probed
 from mdcluster.core.messages import Abandon, Prepare, PrepareReply, Probe, ProbeReply
 from mdcluster.core.model import Life, NodeId
 from mdcluster.core.rounds import ROUNDS_MAX
+
+TIMER = "prepared"
 
 
 class Responder:
@@ -27,6 +31,10 @@ class Responder:
             self._env.send(sender.node, PrepareReply(msg.term, msg.op, problem, (), ()))
             return
         self._note(msg.op, sender.node, msg.term)
+        if msg.stopping:
+            self._env.after((TIMER, str(msg.op)), 2 * self._env.timing.prepare_deadline_ms)
+        else:
+            self._departures.prepares(msg.array)
         self._env.emit(PrepareDevices(msg.op, msg.array, msg.claims, msg.stopping))
 
     def _why_not(self, msg: Prepare) -> str:
@@ -45,6 +53,7 @@ class Responder:
 
     def on_abandon(self, _: Life, msg: Abandon) -> None:
         if self._asked_by.pop(msg.op, None) is not None:
+            self._env.timers.cancel((TIMER, str(msg.op)))
             self._env.emit(ForgetPrepared(msg.op))
 
     def on_probe(self, sender: Life, msg: Probe) -> None:
@@ -61,9 +70,16 @@ class Responder:
         while len(self._asked_by) > ROUNDS_MAX:
             del self._asked_by[next(iter(self._asked_by))]
 
+    def on_timer(self, op: int) -> None:
+        """A prepared stop that nothing came of, as far as is known here."""
+        asked_by = self._asked_by.get(op)
+        if asked_by is not None:
+            self._env.send(asked_by[0], PrepareReply(asked_by[1], op, "", (), ()))
+            self._env.after((TIMER, str(op)), 2 * self._env.timing.prepare_deadline_ms)
+
     def forget_before(self, term: int) -> None:
-        """What an earlier writer had prepared here will not be committed by it."""
+        """Nobody waits for answers to an earlier writer any more."""
         for op, (_, asked_in) in list(self._asked_by.items()):
             if asked_in < term:
                 del self._asked_by[op]
-                self._env.emit(ForgetPrepared(op))
+                self._env.timers.cancel((TIMER, str(op)))

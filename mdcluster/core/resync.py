@@ -107,7 +107,7 @@ class Pass:
             self._complete = 0  # they may have left bits below; only dirty ranges are copied
         self._to_zero = list(self._dirty)
         self._bits_asked = 0
-        self._bits_set = False  # those of a resync by position
+        self._bits_set = False  # those of a resync by position, or there are none
         self._copying: tuple[int, int] | None = None
         self._due_ms = 0  # no new window before
         self._pace = Pace(env, limits)
@@ -168,11 +168,12 @@ class Pass:
             return f"{where} waits for holds: {self._holds.missing()}"
         if self._phase is Phase.RUNNING and self._env.now_ms < self._due_ms:
             return f"{where} pauses {self._due_ms - self._env.now_ms} ms: {self._why_paused()}"
+        why = f": {self._problem}" * bool(self._problem)
         words = {
             Phase.NEW: "has not begun",
-            Phase.BITS: "sets bits in the own slot" + (f": {self._problem}" * bool(self._problem)),
+            Phase.BITS: f"sets bits in the own slot{why}",
             Phase.CLOSING: f"is complete; {self._why_paused()}: asks for the last ones again",
-            Phase.ZEROING: "zeroes the slots of dead nodes",
+            Phase.ZEROING: f"zeroes the slots of dead nodes{why}",
             Phase.ENDING: "is complete; its end is being committed",
         }
         return f"{where} {words[self._phase]}" if self._phase in words else ""
@@ -304,6 +305,7 @@ class Pass:
             self._env.emit(SetBits(self.array, self.serial, lo, self._end))
         elif self._by_bitmap:
             self._bits_asked += 1
+            self._bits_set = True
             slots = tuple(slot.index for slot in self._to_merge)
             self._env.emit(MergeBits(self.array, self.serial, slots))
         else:

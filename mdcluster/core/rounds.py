@@ -68,11 +68,13 @@ class Rounds:
         self._term = 0
         self._op = 0
         self.rounds: dict[int, Round] = {}
+        self._abandoned: dict[int, None] = {}  # the latest, oldest first
 
     def begin_term(self, term: int) -> None:
         """Ops carry the term, so that those of two writers are never taken for one another."""
         self._term = term
         self._op = term << 32
+        self._abandoned = {}
 
     def end_term(self) -> None:
         """Nothing is committed any more: undo what can be undone here."""
@@ -159,6 +161,8 @@ class Rounds:
         if round_ is not None and sender in round_.waits_for:
             round_.replies[sender] = reply
             self._check(round_)
+        elif op in self._abandoned:
+            self._env.send(sender.node, Abandon(self._term, op))  # the first one got lost
 
     def on_fenced(self, life: Life) -> None:
         for round_ in list(self.rounds.values()):
@@ -201,6 +205,9 @@ class Rounds:
 
     def abandon(self, round_: Round) -> None:
         """What the round prepared will not be committed."""
+        self._abandoned[round_.op] = None
+        if len(self._abandoned) > ROUNDS_MAX:
+            del self._abandoned[next(iter(self._abandoned))]
         if round_.kind is Kind.CLAIM:
             self._env.emit(DropNonces(round_.op))
         if round_.kind is not Kind.PROBE:

@@ -4,6 +4,7 @@ Two drivers speak it: :mod:`mdcluster.md.embedded` (user space, over files or bl
 devices) and the kernel's md. Every call is one step of the recipes that md's sysfs offers
 for arrays with externally managed metadata; the semantics are those of a stock kernel:
 
+* an array that was started holds its writes until the first `activate`;
 * a write that meets a failing member is held until `unblock` of that member *and* `activate`;
 * `activate` is one bit: it releases every held write of the array, whatever it waits for;
 * nothing is copied while frozen; `limit_sync` is sync_max;
@@ -94,10 +95,20 @@ class MdDriver(Protocol):
         each member; -1 for none (spectators)."""
 
     async def run(self, array: ArrayId) -> None:
-        """readonly -> frozen -> active; from here applications may use it."""
+        """readonly -> frozen -> clean; applications may use it, writes wait for `activate`.
 
-    async def stop(self, array: ArrayId) -> None:
-        """ArrayBusyError while it is open."""
+        What is set between `assemble` and `run` (hold, hold_all, pin_reads) is in force before
+        the first access of an application.
+        """
+
+    async def stop(self, array: ArrayId, *, force: bool = False) -> bool:
+        """Stop it; then nothing that this node sent to a member can still land.
+
+        Without force: ArrayBusyError, and nothing is changed, while it is open, a write is not
+        finished or a failure not released. With force users are cut off and writes that are held
+        or not admitted fail; admitted ones, and those that a hung device keeps, are waited for
+        without limit. True if every admitted write was finished on every member in use.
+        """
 
     async def fail(self, array: ArrayId, device: DeviceId) -> None:
         """Stop the use of a member (`faulty`). Its held writes stay held."""
@@ -146,7 +157,8 @@ class MdDriver(Protocol):
 
     def listen(self, events: DriverEvents) -> None: ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Stop all arrays by force."""
 
 
 GateCheck = Callable[[], None]

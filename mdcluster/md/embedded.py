@@ -5,6 +5,8 @@ root, no module. Every running array is a block device for NBD clients on the un
 `<nbd_dir>/<array name>.sock`. Raw access for the same process: :meth:`EmbeddedDriver.backend`.
 """
 
+import asyncio
+import logging
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -30,6 +32,11 @@ from mdcluster.md.nbd import NbdServer
 from mdcluster.md.nbd_protocol import NbdError
 from mdcluster.md.raid import GeometryError, geometry_of
 
+DRAIN_S: Final = 1.0
+"""How long a stop waits for reads and flushes that were begun."""
+TELL_S: Final = 5.0
+"""After so long a stop says what it waits for."""
+_LOG = logging.getLogger(__name__)
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:+-]{0,63}")
 
 
@@ -142,7 +149,7 @@ class EmbeddedDriver:
         return array
 
     async def run(self, array: ArrayId) -> None:
-        """Serve it. Running already is fine."""
+        """Serve it; writes wait for the first `activate`. Running already is fine."""
         running = self._of(array)
         if running.server is not None:
             return
@@ -158,33 +165,59 @@ class EmbeddedDriver:
             raise DriverError(f"array {running.array.name} cannot run: {error}") from error
         running.server = server
 
-    async def stop(self, array: ArrayId) -> None:
+    async def stop(self, array: ArrayId, *, force: bool = False) -> bool:
         """Stop serving, flush, clear the bits nobody needs, close the members."""
         running = self._of(array)
-        if running.openers or running.array.writes.in_flight:
+        target = running.array
+        if not force and (running.openers or target.writes.in_flight):
             raise ArrayBusyError(
-                f"array {running.array.name} is in use: {running.openers} NBD client(s),"
-                f" {running.array.writes.in_flight} write(s) not finished"
+                f"array {target.name} is in use: {running.openers} NBD client(s),"
+                f" {target.writes.in_flight} write(s) not finished"
             )
-        await self._shut(array, running, drain_s=1.0)
+        if not force and target.members.failure_pending:
+            raise ArrayBusyError(
+                f"array {target.name}: the failure of a member is not committed and released yet"
+            )
+        return await self._shut(array, running)
 
-    async def _shut(self, array: ArrayId, running: _Running, drain_s: float) -> None:
-        running.array.writes.close()
-        if running.server is not None:
-            await running.server.stop(drain_s)
-        if running.sync is not None:
-            await running.sync.stop()
-        await running.array.bitmap.close()
-        with suppress(OSError):  # reported as a failed member; bits that stay set do no harm
-            await running.array.bitmap.clear_idle(all_idle=True)
-        self._arrays.pop(array, None)
+    async def _shut(self, array: ArrayId, running: _Running) -> bool:
+        """Begun again after a cancellation, it goes on where it was."""
+        tell = asyncio.get_running_loop().call_later(
+            TELL_S,
+            _LOG.warning,
+            "array %s: not stopped yet: what was sent to a member has not returned",
+            running.array.name,
+        )
+        try:
+            await self._quiesce(running)
+        finally:
+            tell.cancel()
+        if self._arrays.get(array) is running:
+            del self._arrays[array]
         for member in running.array.members:
             member.io.close()
+        return running.array.finished_everywhere
+
+    async def _quiesce(self, running: _Running) -> None:
+        """Return when nobody uses it and nothing sent to any member can still land."""
+        target = running.array
+        target.writes.close()
+        await target.writes.finished()
+        if running.server is not None:
+            await running.server.stop(DRAIN_S)
+        if running.sync is not None:
+            await running.sync.stop()
+        await target.bitmap.close()
+        with suppress(OSError):  # reported as a failed member; bits that stay set do no harm
+            await target.bitmap.clear_idle(all_idle=True)
+        await target.members.writes_returned()
 
     async def close(self) -> None:
-        """Stop all arrays, clients or not: what was not acknowledged never will be."""
-        for array, running in list(self._arrays.items()):
-            await self._shut(array, running, drain_s=0.5)
+        """Stop all arrays, clients or not: what was not acknowledged never will be.
+
+        Returns when nothing that was sent to any member can still land.
+        """
+        await asyncio.gather(*(self._shut(*item) for item in list(self._arrays.items())))
 
     # --- members ----------------------------------------------------------------------------
 

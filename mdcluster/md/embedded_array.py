@@ -2,6 +2,7 @@
 
 Rules, as md has them for arrays with external metadata and external bad block lists:
 
+* an array that was started admits no write before the first `activate`;
 * a member that failed an access is never read or written again; it is `blocked` and reported
   once; the array is write-pending until it was failed, unblocked and the array activated;
 * a write is done on the members that are left and then held until the array is no longer
@@ -64,6 +65,7 @@ class EmbeddedArray:
         )
         self.pinned = state.resync_sectors is not None or any(slot.dirty for slot in state.slots)
         self.resyncing = False
+        self._torn = False
         self.slot_offset_sectors = settings.slot_offset_sectors
         self._read_only = settings.read_only or settings.slot_offset_sectors < 0
         self._retrying = 0
@@ -92,6 +94,7 @@ class EmbeddedArray:
     async def read(self, offset_bytes: int, length_bytes: int) -> memoryview:
         """Read whole blocks of `align_bytes`."""
         lo, hi = self._sectors(offset_bytes, length_bytes)
+        self.writes.refuse_if_closed()
         pieces = list(self.geometry.pieces(lo, hi))
         if len(pieces) == 1:
             return await self._read_piece(pieces[0])
@@ -116,11 +119,15 @@ class EmbeddedArray:
         ticket = await self.writes.enter(lo, hi)
         try:
             await self._write(ticket, data, fua)
+        except asyncio.CancelledError:
+            self._torn = True
+            raise
         finally:
             self.writes.leave(ticket)
 
     async def flush(self) -> None:
         """Make what was acknowledged durable on all members."""
+        self.writes.refuse_if_closed()
         if not self._read_only:
             await self._flush_members()
             await self.writes.released()
@@ -249,6 +256,11 @@ class EmbeddedArray:
         return good[next(self._turn) % len(good)]
 
     # --- members -----------------------------------------------------------------------------
+
+    @property
+    def finished_everywhere(self) -> bool:
+        """Whether every admitted write that is over was finished on every non-faulty member."""
+        return not self._torn and not self.members.failure_pending
 
     @property
     def thread_idle(self) -> bool:

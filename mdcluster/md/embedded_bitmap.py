@@ -7,6 +7,7 @@ drivers/md/md-bitmap.c). The raw format is that of :mod:`mdcluster.metadata.bitm
 """
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
@@ -112,18 +113,19 @@ class SlotBitmap:
     def copied(self, lo_sectors: int, hi_sectors: int) -> None:
         """[lo, hi) is equal everywhere: chunks that end in it need no copying any more.
 
-        A chunk that starts before `lo` counts: what is below was complete before.
+        A chunk that starts before `lo` counts: what is below was complete before. What nobody
+        has written to lately is due for `clear_idle` at once: were this node to die, it would be
+        copied again for nothing.
         """
         first = lo_sectors // self.chunk_sectors
         at_end = hi_sectors >= self.covered_sectors
         end = self._count if at_end else hi_sectors // self.chunk_sectors
         if first >= end:
             return
-        now_s = asyncio.get_running_loop().time()
         for one, after in raw.extents(self._needed, self._count):
             for chunk in range(max(one, first), min(after, end)):
                 if chunk not in self._writers:
-                    self._idle_since_s[chunk] = now_s
+                    self._idle_since_s.setdefault(chunk, -math.inf)
         raw.clear_range(self._needed, first, end)
         self._clean_later()
 

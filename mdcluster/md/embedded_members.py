@@ -69,6 +69,7 @@ class MemberSet:
         self.geometry = geometry
         self._members = {member.entry.device: member for member in members}
         self._writes = writes
+        self._detached: list[MemberIo] = []  # with writes that have not returned
         self._report = report
         self._on_failure = on_failure
 
@@ -83,8 +84,15 @@ class MemberSet:
         self._members[member.entry.device] = member
 
     def drop(self, member: Attached) -> None:
-        """Undo `put`."""
+        """Detach it; its writes are waited for by `writes_returned` all the same."""
         del self._members[member.entry.device]
+        self._detached = [io for io in (*self._detached, member.io) if io.writes_in_flight]
+        self._writes.changed()
+
+    async def writes_returned(self) -> None:
+        """Wait, however long, until nothing sent to any member, detached or not, can still land."""
+        for io in (*(member.io for member in self), *self._detached):
+            await io.writes_returned()
 
     async def tried(self, member: Attached, access: Awaitable[_T], what: str) -> _T:
         """The access; if it fails, so does the member. The last good one is waited for.
@@ -186,7 +194,8 @@ class MemberSet:
         self._writes.changed()
 
     def activate(self) -> None:
-        """`active`: release all held writes, unless a member is blocked again."""
+        """`active`: admit writes, and release the held ones, unless a member is blocked again."""
+        self._writes.starting = False
         self._writes.pending = any(m.blocked and m.role >= 0 for m in self._members.values())
         self._writes.changed()
 
@@ -195,9 +204,8 @@ class MemberSet:
         member = self.attached(device)
         if member.role >= 0 and not member.faulty:
             raise DriverError(f"array {self.name}: {member.io.path} is in use, fail it first")
-        del self._members[device]
+        self.drop(member)
         member.io.close()
-        self._writes.changed()
 
     def take_in(self, device: DeviceId) -> None:
         """A recovered member may be read from here on."""

@@ -7,6 +7,7 @@ the I/O thread right before each write. Nothing is copied while a failure is pen
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Iterator
+from contextlib import suppress
 from typing import Final
 
 from mdcluster.core.model import SyncKind
@@ -91,6 +92,8 @@ class Sync:
             await self._flush()
             if not self._array.members.incomplete:
                 self._array.bitmap.copied(lo, hi)
+                with suppress(OSError):  # reported as a failed member; bits too many do no harm
+                    await self._array.bitmap.clear_idle()
         self.position_sectors = max(self.position_sectors, hi_sectors)
         position = self.position_sectors
         return SyncStep(position, planned, self._copied, self.next_dirty(position))

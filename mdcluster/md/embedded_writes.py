@@ -1,7 +1,8 @@
 """Which writes of an array may go on, which wait, and which are in flight.
 
-New writes wait while the array is write-pending (a member failed), while all is held, and
-where they meet the held range, a stretch that the own copying has locked, or a write in flight.
+New writes wait until the array was activated for the first time, while it is write-pending (a
+member failed), while all is held, and where they meet the held range, a stretch that the own
+copying has locked, or a write in flight.
 A write that failed and is held by that counts as drained, as in md (6.1): whoever drains looks
 afterwards whether the array is clean.
 """
@@ -34,6 +35,7 @@ class Writes:
         self.suspend_hi_sectors = 0
         self.all_held = False
         self.pending = False
+        self.starting = True
         self._closed = False
         self._locked: set[tuple[int, int]] = set()
         self._in_flight: set[Ticket] = set()
@@ -63,7 +65,7 @@ class Writes:
             ticket.held = True
             self.changed()
         while self.pending:
-            self._refuse_if_closed()
+            self.refuse_if_closed()
             await self._change()
 
     def changed(self) -> None:
@@ -107,19 +109,28 @@ class Writes:
         self._closed = True
         self.changed()
 
+    async def finished(self) -> None:
+        """Wait, however long, until no admitted write is left. Close first: none is admitted then.
+
+        Writes held by a failure end with an error once the array is closed.
+        """
+        while self._in_flight:
+            await self._change()
+
+    def refuse_if_closed(self) -> None:
+        """OSError once the array is closed."""
+        if self._closed:
+            raise OSError(errno.ESHUTDOWN, "the array was closed")
+
     def _must_wait(self, lo_sectors: int, hi_sectors: int) -> bool:
-        self._refuse_if_closed()
-        if self.pending or self.all_held:
+        self.refuse_if_closed()
+        if self.starting or self.pending or self.all_held:
             return True
         if lo_sectors < self.suspend_hi_sectors and self.suspend_lo_sectors < hi_sectors:
             return True
         if any(lo < hi_sectors and lo_sectors < hi for lo, hi in self._locked):
             return True
         return self.meets(lo_sectors, hi_sectors)  # or the members could end up different
-
-    def _refuse_if_closed(self) -> None:
-        if self._closed:
-            raise OSError(errno.ESHUTDOWN, "the array was closed")
 
     async def _change(self) -> None:
         changed = self._changed

@@ -100,11 +100,11 @@ class MemberIo:
         self.size_bytes = opened.size_bytes
         self.align_bytes = opened.align_bytes
         self.identity = opened.identity
-        self.writes_in_flight = 0
         self._fd = opened.fd
         self._pool = pool
         self._settings = settings
         self._outstanding = 0
+        self._writing: set[asyncio.Future[Any]] = set()
         self._copying: set[asyncio.Future[Any]] = set()
         self._closing = False
 
@@ -146,6 +146,7 @@ class MemberIo:
 
         def read() -> memoryview:
             self._visit(Direction.READ, purpose, offset_sectors, length_sectors)
+            _check_whole(self._fd, self.size_bytes, self.path)
             buffer = aligned_buffer(length_bytes) if into is None else into[:length_bytes]
             _read_all(self._fd, buffer, offset_sectors * SECTOR_BYTES, self.path)
             return buffer
@@ -171,6 +172,7 @@ class MemberIo:
             if check is not None:
                 check()
             self._visit(Direction.WRITE, purpose, offset_sectors, length_sectors)
+            _check_whole(self._fd, self.size_bytes, self.path)
             _write_all(self._fd, data, offset_sectors * SECTOR_BYTES, durable, self.path)
 
         await self._run(write, counted=True, copying=purpose is Purpose.COPY)
@@ -183,6 +185,16 @@ class MemberIo:
             os.fdatasync(self._fd)
 
         await self._run(flush)
+
+    @property
+    def writes_in_flight(self) -> int:
+        """Writes that have not returned, late ones included."""
+        return len(self._writing)
+
+    async def writes_returned(self) -> None:
+        """Wait, however long, until none of the writes issued can still land."""
+        while self._writing:
+            await asyncio.wait(set(self._writing))
 
     async def copies_returned(self) -> None:
         """Wait, however long, until no copying write is outstanding, late ones included."""
@@ -207,16 +219,17 @@ class MemberIo:
             raise OSError(errno.ENODEV, "the member was removed", self.path)
         future = asyncio.get_running_loop().run_in_executor(self._pool, call)
         self._outstanding += 1
-        self.writes_in_flight += counted
 
         def returned(done: "asyncio.Future[_T]") -> None:
             self._outstanding -= 1
-            self.writes_in_flight -= counted
             if not done.cancelled():
                 done.exception()  # seen, even if nobody waits for it any more
             self._close_if_idle()
 
         future.add_done_callback(returned)
+        if counted:
+            self._writing.add(future)
+            future.add_done_callback(self._writing.discard)
         if copying:
             self._copying.add(future)
             future.add_done_callback(self._copying.discard)
@@ -279,6 +292,20 @@ def _look(fd: int, path: str) -> tuple[int, Identity]:
         raw = fcntl.ioctl(fd, _BLKGETSIZE64, bytes(8))
         return struct.unpack("=Q", raw)[0], (0, status.st_rdev)
     raise OSError(errno.ENOTBLK, "is neither a block device nor a regular file", path)
+
+
+def _check_whole(fd: int, size_bytes: int, path: str) -> None:
+    """An image file cut short or removed is a disk that vanished.
+
+    A write would only lengthen it again, with zeros where data were, or be lost with it.
+    """
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        return
+    if not status.st_nlink:
+        raise OSError(errno.ENXIO, "the image file was removed", path)
+    if status.st_size < size_bytes:
+        raise OSError(errno.ENXIO, f"ends at byte {status.st_size}, it was longer", path)
 
 
 def _probe_align(fd: int) -> int:

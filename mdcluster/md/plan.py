@@ -5,7 +5,7 @@ the way: members that became good are taken in first, then others are failed and
 those are added whose role had to become free. Carried out once, the plan is empty.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from mdcluster.core.model import (
@@ -16,6 +16,7 @@ from mdcluster.core.model import (
     Member,
     MemberState,
 )
+from mdcluster.errors import MdclusterError
 from mdcluster.md.driver import ArrayStatus, DriverError, MdDriver, MemberStatus
 
 
@@ -178,13 +179,26 @@ def _is_recovered(local: MemberStatus, entry: Member) -> bool:
     )
 
 
-async def carry_out(driver: MdDriver, steps: tuple[Step, ...]) -> None:
-    """One after the other; the first DriverError ends it, and planning again continues there."""
+BeforeRun = Callable[[ArrayId], Awaitable[None]]
+"""Called for an array that is assembled and not yet running: its holds, and where reads go."""
+
+
+async def _nothing_to_set(_: ArrayId) -> None:
+    """For an array that has no history."""
+
+
+async def carry_out(
+    driver: MdDriver, steps: tuple[Step, ...], before_run: BeforeRun = _nothing_to_set
+) -> None:
+    """One after the other; the first DriverError ends it, and planning again continues there.
+
+    A committed stop is carried out whoever uses the array: the others wait for nobody here.
+    """
     for step in steps:
         if isinstance(step, Start):
-            await _start(driver, step)
+            await _start(driver, step, before_run)
         elif isinstance(step, Stop):
-            await driver.stop(step.array)
+            await driver.stop(step.array, force=True)
         elif isinstance(step, Fail):
             await driver.fail(step.array, step.device)
         elif isinstance(step, Remove):
@@ -195,12 +209,13 @@ async def carry_out(driver: MdDriver, steps: tuple[Step, ...]) -> None:
             await driver.take_in(step.array, step.device)
 
 
-async def _start(driver: MdDriver, step: Start) -> None:
+async def _start(driver: MdDriver, step: Start, before_run: BeforeRun) -> None:
     await driver.assemble(
         step.state, dict(step.paths), step.slot_offset_sectors, read_only=step.read_only
     )
     try:
+        await before_run(step.state.uuid)
         await driver.run(step.state.uuid)
-    except DriverError:
-        await driver.stop(step.state.uuid)
+    except (MdclusterError, OSError):
+        await driver.stop(step.state.uuid, force=True)
         raise

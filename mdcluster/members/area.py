@@ -19,8 +19,17 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from mdcluster.core.arrays import array_size_sectors
-from mdcluster.core.model import ArrayState, ClusterState, Entry, Member, NodeId
-from mdcluster.members.errors import MembersError, NewerFoundError
+from mdcluster.core.model import (
+    ZERO,
+    ArrayState,
+    ClusterState,
+    Entry,
+    Member,
+    MemberState,
+    NodeId,
+    Stamp,
+)
+from mdcluster.members.errors import MembersError, NewerFoundError, OldCopyError
 from mdcluster.members.look import Identity, identity_of
 from mdcluster.members.nonceblock import NONCE_OFFSET_BYTES
 from mdcluster.members.projection import project, uuid_of
@@ -30,6 +39,7 @@ from mdcluster.metadata import cluster_area, layout, rings
 from mdcluster.metadata.cluster_area import Header, NodeEntry
 from mdcluster.metadata.device import DeviceReader, DeviceWriter
 from mdcluster.metadata.errors import MetadataError
+from mdcluster.metadata.scan import read_member
 from mdcluster.metadata.superblock import (
     BLOCK,
     SUPER_OFFSET_BYTES,
@@ -45,13 +55,17 @@ _LANE: rings.Lane = "array"
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """What is written, by whom, for whom, when (seconds since the epoch)."""
+    """What is written, by whom, for whom, when (seconds since the epoch).
+
+    projected: every member in sync shows a commit at least this new.
+    """
 
     entry: Entry
     state: ArrayState
     cluster: ClusterState
     me: NodeId
     now_s: int
+    projected: Stamp = ZERO
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +141,7 @@ def _settle(
                 gated.write(offset, data)
     else:
         _refuse_older(path, standing.superblock, writing)
+        _refuse_old_copy(path, member, standing.superblock, writing)
         header = _kept_header(header, writing, gated)
     voter = _ring_of(header, uuid_of(writing.me, "node"), path)
     with DeviceReader(path) as reader:
@@ -140,6 +155,23 @@ def _refuse_older(path: str, superblock: Superblock | None, writing: Writing) ->
         raise NewerFoundError(
             f"{path}: its superblock has events {superblock.events}, newer than the commit "
             f"{writing.entry.stamp.events} to be written: this cluster has forgotten commits"
+        )
+
+
+def _refuse_old_copy(
+    path: str, member: Member, superblock: Superblock | None, writing: Writing
+) -> None:
+    """A late writer may have put an older superblock over a newer one, but no ring of others."""
+    if member.state is not MemberState.IN_SYNC:
+        return
+    newest = Stamp.of_events(superblock.events) if superblock is not None else ZERO
+    if newest < writing.projected:
+        records = [r for ring in read_member(path).rings for r in ring.records if r.lane == _LANE]
+        newest = max([newest, *(Stamp(r.term, r.seq) for r in records)])
+    if newest < writing.projected:
+        raise OldCopyError(
+            f"{path}: the newest commit on it (events {newest.events}) is older than what was "
+            f"written to every member (events {writing.projected.events}): an old copy"
         )
 
 

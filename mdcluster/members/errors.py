@@ -17,3 +17,7 @@ class WrongDeviceError(MembersError):
 
 class NewerFoundError(MembersError):
     """A member shows a newer commit of this cluster than the one to be written: stop writing."""
+
+
+class OldCopyError(MembersError):
+    """A member shows no commit as new as one that was written to it: it was put back in time."""

@@ -134,8 +134,10 @@ class Members:
 
     # --- WriteSuperblocks -------------------------------------------------------------------
 
-    async def write_superblocks(self, entry: Entry) -> Written:
+    async def write_superblocks(self, entry: Entry, projected: Stamp = ZERO) -> Written:
         """Own ring record, then superblock, on all members but the faulty: written, failed.
+
+        A member in sync that shows nothing as new as `projected` is an old copy, and fails.
 
         Both are empty if the gate is shut, or if this node must not or cannot write whatever
         the member: nothing may be said of any member then.
@@ -144,7 +146,7 @@ class Members:
         if not isinstance(state, ArrayState):
             return (), ()
         try:
-            writing = Writing(entry, state, self._cluster(), self._me, self._now_s())
+            writing = Writing(entry, state, self._cluster(), self._me, self._now_s(), projected)
             check_writing(writing)
         except MdclusterError as error:
             log.error("array %s: commit not written to its members: %s", state.name, error)

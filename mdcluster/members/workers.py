@@ -1,14 +1,17 @@
 """Accesses to devices in threads that may be lost: each with a deadline, one a device at a time.
 
 A thread that hangs in the kernel can be neither ended nor waited for. So each access has a
-daemon thread of its own. Whoever waits for it gives up at the deadline, but the device stays
-taken until the access has truly returned: a late write is never overtaken by a newer one, and
-a device that hangs is refused at once instead of taking one more thread for each attempt.
+daemon thread to itself; one that came back is kept for the next. Whoever waits for an access
+gives up at the deadline, but the device stays taken until the access has truly returned: a
+late write is never overtaken by a newer one, and a device that hangs is refused at once instead
+of taking one more thread for each attempt.
 """
 
 import asyncio
 import contextlib
+import queue
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -16,7 +19,10 @@ from typing import TypeVar
 from mdcluster.members.errors import AccessLateError
 
 THREADS_MAX = 128
+SPARE_MAX = 8
+"""Threads kept for the next accesses: starting one takes longer than a write of 4 KiB."""
 T = TypeVar("T")
+_Jobs = queue.SimpleQueue[Callable[[], None] | None]
 
 
 @dataclass(slots=True, eq=False)
@@ -35,8 +41,11 @@ class Workers:
         self._turns: dict[str, _Turn] = {}
         self._threads = 0
         self._threads_max = threads_max
+        self._spare = 0
+        self._jobs: _Jobs = queue.SimpleQueue()
         self._idle = asyncio.Event()
         self._idle.set()
+        weakref.finalize(self, _dismiss, self._jobs)
 
     @property
     def outstanding(self) -> int:
@@ -94,6 +103,7 @@ class Workers:
 
         def returned(result: T | None, error: BaseException | None) -> None:
             self._threads -= 1
+            self._keep_thread()
             if not self._threads:
                 self._idle.set()
             turn.late = False
@@ -117,8 +127,33 @@ class Workers:
 
         self._threads += 1
         self._idle.clear()
-        threading.Thread(target=work, name=f"member {key}", daemon=True).start()
+        self._give_thread(work)
         return future
+
+    def _give_thread(self, work: Callable[[], None]) -> None:
+        """A spare one takes it from the queue; each spare one is there, or about to be."""
+        self._jobs.put(work)
+        if self._spare:
+            self._spare -= 1
+        else:
+            threading.Thread(target=_serve, args=(self._jobs,), name="member", daemon=True).start()
+
+    def _keep_thread(self) -> None:
+        if self._spare < SPARE_MAX:
+            self._spare += 1
+        else:
+            self._jobs.put(None)
+
+
+def _serve(jobs: _Jobs) -> None:
+    while (work := jobs.get()) is not None:
+        work()
+        del work  # or it would keep its results, and whoever wanted them, until the next
+
+
+def _dismiss(jobs: _Jobs) -> None:
+    for _ in range(SPARE_MAX):
+        jobs.put(None)
 
 
 def _late(key: str, deadline_ms: int) -> AccessLateError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NoReturn
 
+from mdcluster.core.departures import SHUTDOWN_MS
 from mdcluster.core.effects import Effect, PersistEntry, PersistPromise, Send
 from mdcluster.core.messages import ApplyEntry, ReplicateAck, Vote
 from mdcluster.core.model import (
@@ -60,6 +61,7 @@ class Checkers:
         self.settled: dict[str, tuple[str, Stamp]] = {}
         self.acked: dict[tuple[str, int], int] = {}
         self.pinned_seen: dict[tuple[str, int], tuple[int, tuple[DeviceId, ...]]] = {}
+        self.stable_seen: dict[tuple[str, int], int] = {}
         self.sent_in: tuple[int, int] = (0, 0)
 
     def fail(self, text: str) -> NoReturn:
@@ -209,6 +211,25 @@ class Checkers:
         )
         return 2 * count > sum(1 for voter in cluster.voters if voter.node is not None)
 
+    def stopped(self, host: Host) -> None:
+        """A daemon says that it may end: unless its time was out, in order."""
+        if host.stop_asked_ms < 0:
+            self.fail(f"(9) {host.name} stops unasked")
+        if host.clock_ms() - host.stop_asked_ms >= SHUTDOWN_MS:
+            self.world.load["stops_out_of_time"] += 1
+            return
+        self.world.load["stopped_in_order"] += 1
+        if host.md.arrays:
+            self.fail(f"(9) {host.name} stops in order and still runs {sorted(host.md.arrays)}")
+        for state in self.newest_committed():
+            if host.life in state.running:
+                self.fail(f"(9) {host.name} stops in order but runs {state.name} as committed")
+
+    def newest_committed(self) -> Iterable[ArrayState]:
+        for entry in self.committed_newest.values():
+            if isinstance(entry.state, ArrayState):
+                yield entry.state
+
     def host_died(self, host: Host) -> None:
         self.world.load["deaths"] += 1
 
@@ -237,12 +258,28 @@ class Checkers:
                 f"(5) {array.host.name} reads {value} from block {block} of {leg.device}, "
                 f"acknowledged was {acked}"
             )
+        self._stable(array, block, value)
         if array.pinned and leg.device == array.readable()[0]:
             seen = self.pinned_seen.get(where)
             view = array.readable()
             if seen is not None and 0 < value < seen[0] and view == seen[1]:
                 self.fail(f"(7) {array.host.name} reads {value} after {seen[0]} from block {block}")
             self.pinned_seen[where] = (value, view)
+
+    def _stable(self, array: MdArray, block: int, value: int) -> None:
+        """Once its writer is dead for long enough, a block does not change back any more."""
+        after_us = self.world.quirks.stable_after_us
+        hosts = self.world.hosts
+        writer = hosts[block % len(hosts)]
+        died_us = self.world.dead_at_us.get(writer.life, self.world.now_us)
+        if not after_us or writer.up or self.world.now_us - died_us < after_us:
+            return
+        where = (array.uuid, block)
+        seen = self.stable_seen.get(where, 0)
+        if 0 < value < seen:
+            name = array.host.name
+            self.fail(f"(7) {name} reads {value} after {seen} from block {block}, not pinned")
+        self.stable_seen[where] = value
 
     def pinned(self, host: Host, array: MdArray) -> None:
         self.world.load["pins"] += 1
@@ -332,6 +369,13 @@ class Checkers:
         if host.gate_open():
             self.fail(f"(2) {disk.path}: superblock goes back from {old.stamp} to {entry.stamp}")
         self.world.load["late_superblocks"] += 1
+
+    def superblocks_behind(self, state: ArrayState) -> list[str]:
+        """Members whose superblock is not the newest commit: a cold start reads them."""
+        newest = self.committed_newest[state.uuid].stamp
+        disks = [d for m in state.writable if (d := self.world.disk_of(m.device)) is not None]
+        behind = [d for d in disks if d.superblock is None or d.superblock.stamp < newest]
+        return [f"the superblock of {disk.path} is older than {newest}" for disk in behind]
 
     def assembled(self, host: Host, array: MdArray, state: ArrayState) -> None:
         newest = self.applied_newest.get(state.uuid)

@@ -28,4 +28,5 @@ def node_core(host: Host) -> Node:
         projected=dict(store.projected),
         cluster_name=CLUSTER_NAME,
         now_ms=host.clock_ms(),
+        local_fault=host.world.quirks.local_fault,
     )

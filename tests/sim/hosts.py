@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mdcluster.core.departures import SHUTDOWN_MS
 from mdcluster.core.effects import (
     Answer,
     Effect,
@@ -36,6 +37,7 @@ from mdcluster.core.events import (
     PersistFailed,
     PersistRecovered,
     Received,
+    ShutdownAsked,
     Tick,
 )
 from mdcluster.core.model import Entry, Life, NodeId, Promise, Stamp
@@ -118,6 +120,10 @@ class Host:
         self.backlog: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self.timer_ms = -1
         self.wake_us = -1
+        self.holds_late_us = 0
+        self.answers_late_us = 0
+        self.stop_asked_ms = -1
+        self.stops = False
         self.gave_up = False  # it has left an array: till a restart, perhaps
 
     @property
@@ -170,6 +176,28 @@ class Host:
         self.world.check.host_died(self)
         self.world.network.reconsider(self)
 
+    def start_again(self) -> None:
+        if not self.up and self.lines:
+            self.boot()
+
+    def shut_down(self) -> None:
+        """As by a service manager: the daemon is asked to stop, and started again later."""
+        if self.up and self.stop_asked_ms < 0:
+            self.world.say(self, "is asked to stop")
+            self.world.load["shutdowns"] += 1
+            self.deliver(ShutdownAsked())
+
+    def _must_stop(self) -> None:
+        if not self.stops:
+            self.world.check.fail(f"(9) {self.name} does not stop, {SHUTDOWN_MS} ms after asked to")
+
+    def _stopped(self) -> None:
+        """The core has said that the process may end."""
+        self.world.check.stopped(self)
+        self.crash()
+        pause_us = self.world.rng.randrange(20_000, 2_000_000)
+        self.world.after_us(pause_us, self.start_again)
+
     def freeze(self) -> None:
         if self.up and not self.frozen:
             self.world.say(self, "freezes")
@@ -216,6 +244,9 @@ class Host:
         """One step of the core."""
         if self.core is None:
             return
+        if isinstance(event, ShutdownAsked):
+            self.stop_asked_ms = self.clock_ms()
+            self.later((SHUTDOWN_MS + 200) * 1000, self._must_stop)
         self.world.stepping(self, event)
         try:
             effects = self.core.step(event, self.clock_ms())
@@ -242,6 +273,7 @@ class Host:
             elif kind is Notify:
                 self.world.noticed(self, effect)  # type: ignore[arg-type]
             else:
+                self.stops = self.stops or kind is Stopped
                 self.lane.append(effect)
         self.pump()
 
@@ -321,7 +353,8 @@ class Host:
             self.world.saw(self, effect)
             self.md.set_hold_all(effect.on)
         elif isinstance(effect, Stopped):
-            self.crash()
+            self.world.saw(self, effect)
+            self._stopped()
         else:
             self.world.saw(self, effect)
             self.shell.add(effect)

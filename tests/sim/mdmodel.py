@@ -65,8 +65,8 @@ class Sync:
     kind: SyncKind
     position: int
     busy_block: int = -1
+    copying: bool = False  # a step is under way
     stopping: bool = False
-    steps: int = 0
 
 
 class MdArray:
@@ -91,7 +91,8 @@ class MdArray:
         self.drained: list[Callable[[], None]] = []
         self.sync: Sync | None = None
         self.sync_bits = 0  # to be copied by a pass of this host
-        self.degraded_bits = 0  # written while a role had no member
+        self.degraded_bits = 0  # md: NEEDED, written while a role had no member, or failed
+        self.young_bits = 0  # written since the last sweep
 
     # --- status --------------------------------------------------------------------------
 
@@ -146,6 +147,7 @@ class MdArray:
         self.host.world.check.app_write_issued(self, write)
         write.pending = targets
         self.in_flight.append(write)
+        self.young_bits |= 1 << write.block
         write.without_bit = self._set_bits(1 << write.block)
         for leg in list(targets):
             delay_us = self.host.world.write_delay_us() + leg.disk.slow_us
@@ -283,7 +285,8 @@ class MdArray:
         if was_broken and not problem:
             self.resubmit()
         if self.complete:
-            self.degraded_bits = 0
+            if not self.host.world.quirks.keeps_needed:
+                self.degraded_bits = 0
             dirty = any(slot.dirty for slot in state.slots)
             if state.sync is None and state.resync_sectors is None and not dirty:
                 self.sync_bits = 0
@@ -339,14 +342,20 @@ class MdArray:
         return ", ".join(f"write error on {leg.device}" for leg in failed)
 
     def clean_bits(self) -> None:
-        """md clears what was written everywhere and has rested (called now and then)."""
+        """md clears what was written everywhere and has rested for a whole sweep.
+
+        It writes the members one after the other: a crash may leave them different.
+        """
         if not self.complete:
             return
-        keep = self.sync_bits | self.degraded_bits
+        keep = self.sync_bits | self.degraded_bits | self.young_bits
+        self.young_bits = 0
         for write in self.in_flight + self.held:
             keep |= 1 << write.block
+            self.young_bits |= 1 << write.block
         for leg in self.legs:
-            if not leg.faulty and leg.disk.writes_for(self.host.index):
+            late = self.host.world.rng.random() < 0.1
+            if not leg.faulty and not late and leg.disk.writes_for(self.host.index):
                 leg.disk.bits[self.slot] &= keep
 
     # --- holds ---------------------------------------------------------------------------
@@ -380,6 +389,7 @@ class MdArray:
         """A block was made equal: its bit may go unless a role has no member."""
         if self.complete:
             self.sync_bits &= ~(1 << block)
+            self.degraded_bits &= ~(1 << block)
 
 
 class Md:

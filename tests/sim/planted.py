@@ -11,27 +11,42 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mdcluster.core import resync
 from mdcluster.core.commits import Commits
-from mdcluster.core.effects import Activate, ShutGate, ZeroSlot
+from mdcluster.core.departures import SHUTDOWN_TIMER, Departures
+from mdcluster.core.effects import Activate, ShutGate, Stopped, ZeroSlot
 from mdcluster.core.election import Election
-from mdcluster.core.events import Asked, Fenced, Held, Sampled
+from mdcluster.core.events import Fenced, Held, Sampled, SyncReached
 from mdcluster.core.holds import Holds
+from mdcluster.core.keeper import Keeper
+from mdcluster.core.ledger import is_quorum
 from mdcluster.core.membership import Membership
 from mdcluster.core.messages import Replicate, ReplicateAck
-from mdcluster.core.model import ZERO, Entry, FailMember, HandOver, Life, NodeId, SyncKind
+from mdcluster.core.model import (
+    ZERO,
+    ArrayId,
+    ArrayState,
+    EndLife,
+    Entry,
+    Life,
+    NodeId,
+    SyncKind,
+)
+from mdcluster.core.node import Node
 from mdcluster.core.replica import Replica
 from mdcluster.core.resync import Pass
 from mdcluster.core.tracks import Track
-from tests.sim.disks import EVERY_HOST
+from tests.sim import scenes
 from tests.sim.network import Weather
-from tests.sim.swarm import SECOND_US, Mix, Run
+from tests.sim.swarm import Mix
+from tests.sim.world import Quirks
 
 
 @dataclass(frozen=True, slots=True)
 class Planted:
     """One bug: attributes to replace, and the world that shows it."""
 
-    patches: tuple[tuple[type, str, Any], ...]
+    patches: tuple[tuple[Any, str, Any], ...]
     mix: Callable[[], Mix]
     shows: str = ""
     seeds: int = 60
@@ -58,7 +73,9 @@ _give_word = Election.give_word
 _on_held = Holds.on_held
 _announce_ahead = Pass._announce_ahead
 _set_bits = Pass._set_bits
-_try_release = Replica._try_release
+_step_problem = resync._step_problem
+_tend_array = Keeper._tend_array
+_try_report = Node._try_report
 
 
 def _without_shut(call: Callable[..., None]) -> Callable[..., None]:
@@ -127,174 +144,150 @@ def _lease_twice(self: Election) -> int:
 _lease_until: Callable[[Election], int] = Election.__dict__["lease_until_ms"].fget
 
 
-# --- the worlds --------------------------------------------------------------------------
+def _no_bits(self: Pass) -> None:
+    if self.kind is SyncKind.RESYNC and not self._dirty:
+        self._zero()
+    else:
+        _set_bits(self)
 
 
-def _writer(run: Run) -> int:
-    return next((h.index for h in run.world.hosts if h.up and h.gate_open()), 0)
+def _not_counted(event: SyncReached, hi: int) -> str:
+    return _step_problem(replace(event, copied_sectors=event.planned_sectors), hi)
 
 
-def _others(run: Run, writer: int) -> list[int]:
-    return [h.index for h in run.world.hosts if h.index != writer]
+def _old_voters_decide(self: Election, newest: dict[str, Entry]) -> bool:
+    return is_quorum(self._ledger.cluster, self._votes, self._all_names())
 
 
-def _both_ways(a: int, *others: int) -> set[tuple[int, int]]:
-    return {(a, b) for b in others} | {(b, a) for b in others}
+def _report_at_once(self: Node) -> None:
+    gated, self._gated = self._gated, 0
+    _try_report(self)
+    self._gated = gated
 
 
-def _forgetful_voter(run: Run) -> None:
-    """One voter cut off the writer long ago, the other restarts as the writer is cut off."""
-    world, writer = run.world, _writer(run)
-    first, second = _others(run, writer)[:2]
-    network = world.network
-    network.cut_pairs(_both_ways(writer, first))
-
-    def restart() -> None:
-        host = world.hosts[second]
-        host.crash()
-        network.cut_pairs(_both_ways(writer, second))
-        world.after_us(1_000, host.boot)
-
-    world.after_us(run.rng.randrange(1_000_000, 1_700_000), restart)
+def _goes_on(self: Keeper, array: ArrayId) -> bool:
+    return True
 
 
-def _hand_over(run: Run) -> None:
-    """A planned transfer, now and again."""
-    world = run.world
-    target = run.rng.choice(_others(run, _writer(run)))
-    world.workload.wish(HandOver(world.hosts[target].node))
-    world.after_us(SECOND_US, _hand_over, run)
+def _only_suspects(self: Membership) -> frozenset[NodeId]:
+    return self.suspects
 
 
-def _two_members_fail(run: Run) -> None:
-    """Two of three members fail at nearly the same time; writes to the second are slow."""
-    disks = list(run.world.disks.values())
-    first, second = run.rng.sample(disks, 2)
-    second.slow_us = 40_000
-
-    def fail() -> None:
-        first.bad_writes.add(EVERY_HOST)
-        run.world.after_us(run.rng.randrange(1, 25_000), second.bad_writes.add, EVERY_HOST)
-
-    run.world.after_us(300_000, fail)
+def _ends_the_silent(self: Keeper, track: Track, state: ArrayState) -> None:
+    for life in state.running:
+        if life in self._membership.fencing:
+            self._commits.own(EndLife(state.uuid, life))
+    _tend_array(self, track, state)
 
 
-def _follower_fails_in_resync(run: Run) -> None:
-    """A follower alone cannot write to a member of a new array for a moment."""
-    world = run.world
-    follower = run.rng.choice(_others(run, _writer(run)))
-    uuid = world.workload.create(2)
-    paths = [p for p in world.disks if p.startswith(f"/disk/{world.workload.arrays.index(uuid)}")]
-    for path in paths:
-        world.disks[path].slow_us = 15_000
-    disk = world.disks[run.rng.choice(paths)]
-
-    def fail() -> None:
-        copies = [h for h in world.hosts if (a := h.md.arrays.get(uuid)) is not None and a.sync]
-        if not copies:
-            world.after_us(1_000, fail)
-        elif copies[0].index != follower:
-            disk.bad_writes.add(follower)
-            world.after_us(60_000, disk.mend)
-            world.after_us(run.rng.randrange(100_000, 200_000), fail)
-
-    fail()
+def _stop_at_once(self: Departures) -> None:
+    if self.shutting_down and self._env.timers.at_ms((SHUTDOWN_TIMER,)) is not None:
+        self._env.timers.cancel((SHUTDOWN_TIMER,))
+        self._env.emit(Stopped())
 
 
-def _late_apply(run: Run) -> None:
-    """A member fails while messages to one follower are stuck."""
-    world, writer = run.world, _writer(run)
-    slow = run.rng.choice(_others(run, writer))
-    world.network.clogged_until[writer, slow] = world.now_us + 350_000
-    disk = run.rng.choice(list(world.disks.values()))
-    disk.bad_writes.add(EVERY_HOST)
+def _not_noted(self: Departures, array: ArrayId) -> None:
+    return None
 
 
-def _slow_crash(run: Run) -> None:
-    """A host dies with writes under way; one disk is slower than the other."""
-    world = run.world
-    run.rng.choice(list(world.disks.values())).slow_us = 60_000
-    host = world.hosts[run.rng.choice(_others(run, _writer(run)))]
-    world.after_us(300_000, host.crash)
-    world.after_us(2_500_000, run.boot, host)
+def _leaves_nothing(self: Departures, why: str) -> None:
+    return None
 
 
-def _long_freeze(run: Run) -> None:
-    """A host that runs arrays is silent for long, but not dead."""
-    host = run.world.hosts[run.rng.choice(_others(run, _writer(run)))]
-    host.freeze()
-    run.world.after_us(4_000_000, host.thaw)
-
-
-def _isolated_writer(run: Run) -> None:
-    writer = _writer(run)
-    run.world.network.cut_pairs(_both_ways(writer, *_others(run, writer)))
-
-
-def _lonely_commits(run: Run) -> None:
-    """The writer is cut off with a change it alone persists, dies, and comes back to win."""
-    world, writer = run.world, _writer(run)
-    others = _others(run, writer)
-    host = world.hosts[writer]
-    state = world.workload.array()
-    if state is None:
-        return
-    cut = {(writer, other) for other in others}
-    world.network.cut_pairs(cut)
-    host.deliver(Asked("lonely", FailMember(state.uuid, state.in_sync[0].device, "told to")))
-
-    def restart() -> None:
-        host.crash()
-        world.network.heal_pairs(cut)
-        world.hosts[run.rng.choice(others)].crash(power=True)
-        host.boot()
-
-    world.after_us(30_000, restart)
-
-
-def _mix(script: Callable[[Run], None], **facts: Any) -> Callable[[], Mix]:
-    def make() -> Mix:
-        given = {"weather": Weather(), "trouble_us": 5 * SECOND_US, **facts}
-        return Mix(script=script, **given)
-
-    return make
+def _never_hands_over(self: Keeper, state: ArrayState) -> None:
+    return None
 
 
 PLANTED: dict[str, Planted] = {
     "starting_voter_votes_at_once": Planted(
-        ((Election, "withheld", property(lambda self: False)),), _mix(_forgetful_voter), "(1)"
+        ((Election, "withheld", property(lambda self: False)),),
+        scenes.mix_of(scenes.forgetful_voter),
+        "(1)",
     ),
     "transfer_keeps_gate": Planted(
         (
             (Election, "begin_hand_over", _without_shut(_begin_hand_over)),
             (Election, "give_word", _without_shut(_give_word)),
         ),
-        _mix(_hand_over),
+        scenes.mix_of(scenes.hand_over),
         "(1)",
     ),
-    "ack_before_persist": Planted(((Replica, "_ack", _ack_at_once),), _mix(_hand_over), "(3)"),
-    "window_done_when_next_announced": Planted(
-        ((Pass, "_announce_ahead", _announce_and_complete),), _mix(_hand_over), "(6)"
+    "ack_before_persist": Planted(
+        ((Replica, "_ack", _ack_at_once),), scenes.mix_of(scenes.hand_over), "(3)"
     ),
-    "slot_zeroed_too_early": Planted(((Pass, "_set_bits", _zero_first),), _mix(_slow_crash), "(7)"),
+    "window_done_when_next_announced": Planted(
+        ((Pass, "_announce_ahead", _announce_and_complete),), scenes.mix_of(scenes.hand_over), "(6)"
+    ),
+    "slot_zeroed_too_early": Planted(
+        ((Pass, "_set_bits", _zero_first),), scenes.mix_of(scenes.slow_crash), "(7)"
+    ),
     "release_without_resampling": Planted(
-        ((Replica, "on_sampled", _one_sample),), _mix(_two_members_fail, disks=3), "(5)"
+        ((Replica, "on_sampled", _one_sample),),
+        scenes.mix_of(scenes.two_members_fail, disks=3),
+        "(5)",
     ),
     "hold_confirmed_over_held_write": Planted(
         ((Holds, "on_held", _held_is_held),),
-        _mix(_follower_fails_in_resync, weather=Weather(loss=0.25)),
+        scenes.mix_of(scenes.follower_fails_in_resync, weather=Weather(loss=0.25)),
         "(6)",
     ),
     "old_term_entry_counts_as_committed": Planted(
-        ((Commits, "begin_term", _old_counts),), _mix(_lonely_commits), "(3)"
+        ((Commits, "begin_term", _old_counts),), scenes.mix_of(scenes.lonely_commits), "(3)"
     ),
     "release_on_own_apply": Planted(
-        ((Replica, "may_release", lambda self, key: key in self.applied),), _mix(_late_apply), "(5)"
+        ((Replica, "may_release", lambda self, key: key in self.applied),),
+        scenes.mix_of(scenes.late_apply),
+        "(5)",
     ),
     "gate_open_beyond_lease": Planted(
-        ((Election, "lease_until_ms", property(_lease_twice)),), _mix(_isolated_writer), "(1)"
+        ((Election, "lease_until_ms", property(_lease_twice)),),
+        scenes.mix_of(scenes.isolated_writer),
+        "(1)",
     ),
     "silence_taken_for_fencing": Planted(
-        ((Membership, "evict", _fenced_by_silence),), _mix(_long_freeze), "(7)"
+        ((Membership, "evict", _fenced_by_silence),), scenes.mix_of(scenes.long_freeze), "(7)"
+    ),
+    "bits_not_set_before_resync_by_position": Planted(
+        ((Pass, "_set_bits", _no_bits),), scenes.mix_of(scenes.nothing_more), "(6)"
+    ),
+    "sectors_not_counted": Planted(
+        ((resync, "_step_problem", _not_counted),), scenes.mix_of(scenes.short_copies), "(6)"
+    ),
+    "candidate_ignores_newer_voter_set": Planted(
+        ((Election, "_has_won", _old_voters_decide),),
+        scenes.mix_of(scenes.newer_voters, hosts=5, trouble_us=9_000_000),
+        "(3)",
+    ),
+    "report_before_copying_ended": Planted(
+        ((Node, "_try_report", _report_at_once),),
+        scenes.mix_of(scenes.late_superblock, disks=3),
+        "superblock",
+    ),
+    "join_while_copying": Planted(
+        ((Keeper, "_paused_for_join", _goes_on),), scenes.mix_of(scenes.join_in_resync), "(6)"
+    ),
+    "pins_dropped_at_election": Planted(
+        ((Membership, "unsettled", property(_only_suspects)),),
+        scenes.mix_of(scenes.two_deaths, hosts=5, quirks=Quirks(stable_after_us=1_200_000)),
+        "(7)",
+    ),
+    "life_ended_without_fencing": Planted(
+        ((Keeper, "_tend_array", _ends_the_silent),), scenes.mix_of(scenes.long_freeze), "(7)"
+    ),
+    "stops_while_listed": Planted(
+        ((Departures, "try_stop", _stop_at_once),), scenes.mix_of(scenes.orderly_stops), "(9)"
+    ),
+    "stops_while_prepared": Planted(
+        ((Departures, "prepares", _not_noted),), scenes.mix_of(scenes.stop_while_joining), "(9)"
+    ),
+    "spectator_keeps_its_arrays": Planted(
+        ((Departures, "leave_all", _leaves_nothing),),
+        scenes.mix_of(scenes.becomes_spectator),
+        "(8)",
+    ),
+    "never_hands_over_to_a_runner": Planted(
+        ((Keeper, "_hand_over_to_a_runner", _never_hands_over),),
+        scenes.mix_of(scenes.writer_without_disks, trouble_us=15_000_000),
+        "(9)",
     ),
 }

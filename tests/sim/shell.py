@@ -1,4 +1,7 @@
-"""The md and metadata half of a simulated shell: effects of one array, one after the other.
+"""The md and metadata half of a simulated shell, with the queues of the executor.
+
+Effects of one array run one after the other; holds and copies begin in that order, and end in
+one of their own; superblocks, nonces, probes and openings have queues of their own.
 
 Every gated write asks the gate (the host's own clock, now) and then is issued; a host that
 freezes in between issues it when it thaws.
@@ -47,7 +50,7 @@ from mdcluster.core.events import (
     SyncReached,
     SyncStopped,
 )
-from mdcluster.core.model import ZERO, ArrayId, ArrayState, Claim, DeviceId, Entry, Stamp
+from mdcluster.core.model import ZERO, ArrayId, ArrayState, Claim, DeviceId, Stamp
 from tests.sim.disks import BLOCK_SECTORS, SIZE_SECTORS, Disk, block_range, mask_of
 from tests.sim.mdmodel import Leg, MdArray, Sync
 
@@ -63,11 +66,11 @@ class ArrayShell:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.world = host.world
-        self.queues: dict[str, deque[Effect]] = {}
+        self.queues: dict[str, deque[Callable[[], None]]] = {}
         self.busy: set[str] = set()
         self.nonces: dict[int, list[Disk]] = {}
         self.stopping: dict[int, ArrayId] = {}
-        self.torn_if_crashed: list[Disk] = []
+        self.torn_if_crashed: dict[str, list[Disk]] = {}
         self.starters: dict[type, Callable[[Any], None]] = {
             WriteSuperblocks: self._write_superblocks,
             WriteNonces: self._write_nonces,
@@ -90,7 +93,7 @@ class ArrayShell:
 
     def crash(self) -> None:
         """A superblock under way at the crash may be torn."""
-        for disk in self.torn_if_crashed:
+        for disk in [disk for disks in self.torn_if_crashed.values() for disk in disks]:
             if self.world.rng.random() < 0.3:
                 disk.torn = True
                 self.world.load["torn_superblocks"] += 1
@@ -105,25 +108,41 @@ class ArrayShell:
         if isinstance(effect, ForgetPrepared):
             self._forget(effect.op)
             return
-        key = effect.entry.key if isinstance(effect, Apply | WriteSuperblocks) else effect.array  # type: ignore[union-attr]
+        if isinstance(effect, HoldRange | LimitSync):
+            self._put(effect.array, lambda: self._launch(effect))
+        else:
+            self._put(_queue_of(effect), lambda: self._start(effect))
+
+    def _put(self, key: str, call: Callable[[], None]) -> None:
         queue = self.queues.get(key)
         if queue is None:
             queue = self.queues[key] = deque()
-        queue.append(effect)
+        queue.append(call)
         self.world.check.bounded("effects queued for one array", len(queue), 300)
         self._next(key)
 
     def _next(self, key: str) -> None:
         if key not in self.busy and self.queues[key]:
             self.busy.add(key)
-            effect = self.queues[key].popleft()
-            delay_us = self.world.rng.randrange(50, 1500)
-            self.host.later(delay_us, self.starters[type(effect)], effect)
+            self.host.later(self.world.rng.randrange(50, 1500), self.queues[key].popleft())
 
-    def done(self, key: str, event: Event | None) -> None:
+    def _start(self, effect: Effect) -> None:
+        self.starters[type(effect)](effect)
+
+    def _launch(self, effect: HoldRange | LimitSync) -> None:
+        """Its turn among the effects of the array has come; what is behind does not wait."""
+        self._put(_queue_of(effect), lambda: self._start(effect))
+        self._free(effect.array)
+
+    def done(self, effect: Effect, event: Event | None) -> None:
+        key = _queue_of(effect)
         self.busy.discard(key)
         if event is not None:
             self.host.event(event)
+        self._next(key)
+
+    def _free(self, key: str) -> None:
+        self.busy.discard(key)
         self._next(key)
 
     def md(self, array: ArrayId) -> MdArray | None:
@@ -147,7 +166,7 @@ class ArrayShell:
         entry = effect.entry
         state = entry.state
         if not isinstance(state, ArrayState):
-            self.done(entry.key, SuperblocksWritten(ArrayId(entry.key), entry.stamp, (), ()))
+            self.done(effect, SuperblocksWritten(ArrayId(entry.key), entry.stamp, (), ()))
             return
         disks = [(m.device, self.world.disk_of(m.device)) for m in state.writable]
         for _, disk in disks:
@@ -156,15 +175,18 @@ class ArrayShell:
                 disk.rings[self.host.node, state.uuid] = entry
         if not self.gate_lets_through():
             failed = tuple((device, GATE_SHUT) for device, _ in disks)
-            self.done(entry.key, SuperblocksWritten(state.uuid, entry.stamp, (), failed))
+            self.done(effect, SuperblocksWritten(state.uuid, entry.stamp, (), failed))
             return
-        self.torn_if_crashed = [disk for _, disk in disks if disk is not None]
+        self.torn_if_crashed[entry.key] = [disk for _, disk in disks if disk is not None]
         slow_us = max((disk.slow_us for _, disk in disks if disk is not None), default=0)
         delay_us = self.world.rng.randrange(100, 2500) + slow_us
-        self.host.later(delay_us, self._superblocks_issued, entry, disks)
+        self.host.later(delay_us, self._superblocks_issued, effect, disks)
 
-    def _superblocks_issued(self, entry: Entry, disks: list[tuple[DeviceId, Disk | None]]) -> None:
-        self.torn_if_crashed = []
+    def _superblocks_issued(
+        self, effect: WriteSuperblocks, disks: list[tuple[DeviceId, Disk | None]]
+    ) -> None:
+        entry = effect.entry
+        self.torn_if_crashed.pop(entry.key, None)
         written: list[DeviceId] = []
         failed: list[tuple[DeviceId, str]] = []
         for device, disk in disks:
@@ -177,7 +199,7 @@ class ArrayShell:
                 disk.write_superblock(entry)
                 written.append(device)
         event = SuperblocksWritten(ArrayId(entry.key), entry.stamp, tuple(written), tuple(failed))
-        self.done(entry.key, event)
+        self.host.later(self.host.answers_late_us, self.done, effect, event)
 
     def _write_nonces(self, effect: WriteNonces) -> None:
         problem = ""
@@ -205,13 +227,13 @@ class ArrayShell:
             claimed = []
         else:
             self.nonces[effect.op] = disks
-        self.done(effect.array, NoncesWritten(effect.op, problem, tuple(claimed)))
+        self.done(effect, NoncesWritten(effect.op, problem, tuple(claimed)))
 
     # --- prepare, apply ------------------------------------------------------------------
 
     def _prepare(self, effect: PrepareDevices) -> None:
         if effect.stopping:
-            self.done(effect.array, self._prepare_stop(effect))
+            self.done(effect, self._prepare_stop(effect))
             return
         found: list[tuple[DeviceId, Stamp]] = []
         missing: list[tuple[DeviceId, str]] = []
@@ -221,7 +243,7 @@ class ArrayShell:
                 missing.append((claim.device, why))
             else:
                 found.append((claim.device, stamp))
-        self.done(effect.array, Prepared(effect.op, "", tuple(found), tuple(missing)))
+        self.done(effect, Prepared(effect.op, "", tuple(found), tuple(missing)))
 
     def _prove(self, claim: Claim) -> tuple[Stamp | None, str]:
         if claim.nonce:
@@ -265,7 +287,7 @@ class ArrayShell:
                 return
             problem = self._bring(state)
         self.world.check.applied(self.host, entry, problem)
-        self.done(entry.key, Applied(entry.key, entry.stamp, problem))
+        self.done(effect, Applied(entry.key, entry.stamp, problem))
 
     def _bring(self, state: ArrayState) -> str:
         host = self.host
@@ -297,12 +319,15 @@ class ArrayShell:
             if self._drains(array, self._leave, effect):
                 return
             self._stop_array(array)
-        self.done(effect.array, ArrayLeft(effect.array, clean))
+        self.done(effect, ArrayLeft(effect.array, clean))
 
-    @staticmethod
-    def _drains(array: MdArray, again: Callable[[Any], None], effect: Effect) -> bool:
-        """Writes are in flight: what is to be done is done again when they have returned."""
+    def _drains(self, array: MdArray, again: Callable[[Any], None], effect: Effect) -> bool:
+        """Something is in flight: what is to be done is done again when it has returned."""
         array.closing = True
+        if array.sync is not None and array.sync.copying:
+            array.sync.stopping = True
+            self.host.later(1000, again, effect)
+            return True
         if array.in_flight:
             array.drained.append(lambda: again(effect))
         return bool(array.in_flight)
@@ -320,26 +345,26 @@ class ArrayShell:
         if array is not None:
             for device in effect.devices:
                 array.unblock(device)
-        self.done(effect.array, None)
+        self.done(effect, None)
 
     def _sample(self, effect: SampleStates) -> None:
         array = self.md(effect.array)
         clean = array is None or array.sample_clean
         what = "" if clean else "a member is blocked or writes are in flight"
-        self.done(effect.array, Sampled(effect.array, clean, what))
+        self.done(effect, Sampled(effect.array, clean, what))
 
     def _activate(self, effect: Activate) -> None:
         array = self.md(effect.array)
         if array is not None:
             array.activate()
-        self.done(effect.array, None)
+        self.done(effect, None)
 
     def _probe(self, effect: ProbeMember) -> None:
         disk = self.find(effect.device)
         problem = "" if disk is not None else "cannot be read"
         if disk is not None and not disk.writes_for(self.host.index):
             problem = "write error"
-        self.done(effect.array, Probed(effect.op, problem))
+        self.done(effect, Probed(effect.op, problem))
 
     # --- holds, reads --------------------------------------------------------------------
 
@@ -347,21 +372,31 @@ class ArrayShell:
         array = self.md(effect.array)
         lo, hi = effect.lo_sectors, effect.hi_sectors
         if array is None:
-            self.done(effect.array, Held(effect.array, lo, hi, True, ""))
+            self.done(effect, Held(effect.array, lo, hi, True, ""))
             return
         held = array
 
         def drained() -> None:
-            self.done(effect.array, Held(effect.array, lo, hi, held.clean, ""))
+            self.done(effect, Held(effect.array, lo, hi, held.clean, ""))
 
-        array.hold_range(lo, hi, drained)
+        if self.host.holds_late_us:
+            self.host.later(self.host.holds_late_us, self._hold_late, effect, drained)
+        else:
+            array.hold_range(lo, hi, drained)
+
+    def _hold_late(self, effect: HoldRange, drained: Callable[[], None]) -> None:
+        array = self.md(effect.array)
+        if array is None:  # stopped meanwhile
+            drained()
+        else:
+            array.hold_range(effect.lo_sectors, effect.hi_sectors, drained)
 
     def _pin(self, effect: PinReads) -> None:
         array = self.md(effect.array)
         if array is not None:
             array.pinned = effect.on
             self.world.check.pinned(self.host, array)
-        self.done(effect.array, None)
+        self.done(effect, None)
 
     # --- bitmap --------------------------------------------------------------------------
 
@@ -374,7 +409,7 @@ class ArrayShell:
             needed = array.sync_bits | array.degraded_bits
             next_dirty = array.next_dirty(0) if array.sync else _first(needed)
             event = BitsSet(effect.array, effect.serial, next_dirty, problem)
-        self.done(effect.array, event)
+        self.done(effect, event)
 
     def _set_bits(self, effect: SetBits) -> None:
         self._bits_answer(effect, mask_of(block_range(effect.lo_sectors, effect.hi_sectors)))
@@ -399,7 +434,7 @@ class ArrayShell:
                 else:
                     problem = f"write error on {leg.device}"
                     array.member_error(leg, "write error of the bitmap")
-        self.done(effect.array, SlotZeroed(effect.array, effect.life, problem))
+        self.done(effect, SlotZeroed(effect.array, effect.life, problem))
 
     # --- sync ----------------------------------------------------------------------------
 
@@ -407,31 +442,59 @@ class ArrayShell:
         array = self.md(effect.array)
         if array is not None:
             array.sync = Sync(effect.serial, effect.kind, effect.position_sectors)
-        self.done(effect.array, None)
+        self.done(effect, None)
 
     def _stop_sync(self, effect: StopSync) -> None:
+        """Answered when nothing is copied any more: the present block, and steps not begun."""
         array = self.md(effect.array)
-        if array is not None:
+        if array is not None and array.sync is not None:
+            array.sync.stopping = True
+            if array.sync.copying:
+                self.host.later(500, self._stop_sync, effect)
+                return
             array.sync = None
-        self.done(effect.array, SyncStopped(effect.array, effect.serial))
+        self.done(effect, SyncStopped(effect.array, effect.serial))
 
     def _limit_sync(self, effect: LimitSync) -> None:
         array = self.md(effect.array)
         sync = array.sync if array is not None else None
+        if sync is not None and sync.stopping:
+            self._unanswered(effect)
+            return
         if array is None or sync is None or sync.serial != effect.serial:
             self._reached(effect, 0, 0, 0, SIZE_SECTORS, "no such pass is running")
             return
         mask = array.plan(sync, sync.position, effect.hi_sectors)
         blocks = [block for block in range(SIZE_SECTORS // BLOCK_SECTORS) if mask >> block & 1]
+        planned = len(blocks)
+        if blocks and self.world.rng.random() < self.world.quirks.copies_short:
+            self.world.load["copies_cut_short"] += 1
+            if self._cut_short(effect, sync, planned):
+                return
+            blocks.pop(self.world.rng.randrange(planned))  # md has left one out, and says so
         self.world.load["windows"] += 1
-        self._copy_next(effect, array, sync, deque(blocks), (len(blocks), 0))
+        sync.copying = True
+        self._copy_next(effect, array, sync, deque(blocks), (planned, 0))
+
+    def _cut_short(self, effect: LimitSync, sync: Sync, planned: int) -> bool:
+        """The step ends at once, with a problem or just short of its end; or it goes on."""
+        draw = self.world.rng.random()
+        if draw < 0.3:
+            self._reached(effect, 0, planned, 0, SIZE_SECTORS, "the resync was interrupted")
+        elif draw < 0.6:
+            self._reached(effect, sync.position, planned, 0, SIZE_SECTORS, "")
+        return draw < 0.6
+
+    def _unanswered(self, effect: LimitSync) -> None:
+        """A step that a stop overtakes may stay without an answer."""
+        self.done(effect, None)
 
     def _reached(
         self, effect: LimitSync, at: int, planned: int, copied: int, next_dirty: int, problem: str
     ) -> None:
         planned, copied = planned * BLOCK_SECTORS, copied * BLOCK_SECTORS
         event = SyncReached(effect.array, effect.serial, at, planned, copied, next_dirty, problem)
-        self.done(effect.array, event)
+        self.done(effect, event)
 
     def _copy_next(
         self,
@@ -443,7 +506,15 @@ class ArrayShell:
     ) -> None:
         """Read one block and, behind the gate, write it; count: (planned, copied)."""
         again = (effect, array, sync, blocks, count)
+        if sync.stopping:
+            sync.copying = False
+            if self.world.rng.random() < 0.5:
+                self._unanswered(effect)
+            else:
+                self._reached(effect, sync.position, *count, SIZE_SECTORS, "stopped")
+            return
         if not blocks:
+            sync.copying = False
             sync.position = effect.hi_sectors
             next_dirty = array.next_dirty(effect.hi_sectors)
             self._reached(effect, effect.hi_sectors, *count, next_dirty, "")
@@ -459,6 +530,7 @@ class ArrayShell:
         if not problem and not self.gate_lets_through():
             problem = GATE_SHUT
         if problem:
+            sync.copying = False
             self._reached(effect, block * BLOCK_SECTORS, *count, SIZE_SECTORS, problem)
             return
         sync.busy_block = block
@@ -490,6 +562,7 @@ class ArrayShell:
                 array.member_error(leg, "write error of the resync")
         sync.busy_block = -1
         if problem:
+            sync.copying = False
             array.resubmit()
             self._reached(effect, block * BLOCK_SECTORS, *count, SIZE_SECTORS, problem)
             return
@@ -497,6 +570,21 @@ class ArrayShell:
         self.world.load["blocks_copied"] += 1
         array.resubmit()
         self._copy_next(effect, array, sync, blocks, (count[0], count[1] + 1))
+
+
+def _queue_of(effect: Effect) -> str:
+    """As the executor: what has a queue of its own delays nothing else of the array."""
+    kind = type(effect).__name__
+    if isinstance(effect, WriteSuperblocks):
+        return f"{kind} {effect.entry.key}"
+    if isinstance(effect, Apply):
+        return effect.entry.key
+    if isinstance(effect, WriteNonces | ProbeMember):
+        return f"{kind} {effect.op}"
+    if isinstance(effect, PrepareDevices) and not effect.stopping:
+        return f"{kind} {effect.op}"
+    array: str = effect.array  # type: ignore[union-attr]
+    return f"{kind} {array}" if isinstance(effect, HoldRange | LimitSync) else array
 
 
 def _first(mask: int) -> int:

@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING
 
 from mdcluster.core.events import Line, LinesChanged
 from tests.sim.checkers import Violation
-from tests.sim.disks import EVERY_HOST
+from tests.sim.faults import FAULTS, SECOND_US, Faults
 from tests.sim.hosts import Core, Host
 from tests.sim.network import Weather
-from tests.sim.world import SIM_TIMING, World
+from tests.sim.world import SIM_TIMING, Quirks, World
 
 if TYPE_CHECKING:
     from tests.sim.words import Words
 
-SECOND_US = 1_000_000
-FAULTS = (
-    "crash",
-    "power",
-    "restart_at_once",
-    "freeze",
-    "partition",
-    "one_way",
-    "isolate",
-    "clog",
-    "disk_write",
-    "disk_read",
-    "disk_one_host",
-    "disk_slow",
-    "store_full",
-    "lost_state",
-    "cold_start",
-)
 ADMIN = (
     "fail_member",
     "remove_member",
@@ -44,6 +26,8 @@ ADMIN = (
     "stop_or_start",
     "transfer",
     "reload",
+    "admit_again",
+    "create_another",
 )
 
 
@@ -67,6 +51,7 @@ class Mix:
     trouble_us: int = 10 * SECOND_US
     quiet_us: int = 25 * SECOND_US
     late_voter: bool = False
+    quirks: Quirks = field(default_factory=Quirks)
     script: Callable[[Run], None] | None = None
 
 
@@ -79,14 +64,21 @@ def random_mix(seed: int) -> Mix:
         duplicate=rng.choice((0.0, 0.0, 0.05, 0.2)),
         in_order=rng.random() < 0.6,
     )
-    faults = tuple(rng.sample(FAULTS, rng.randrange(1, 6)))
+    faults = tuple(rng.sample(FAULTS, rng.randrange(1, 8)))
     admin = tuple(rng.sample(ADMIN, rng.randrange(0, len(ADMIN))))
     if "lost_state" in faults:  # of a shrinking set of voters it might be a majority
         admin = tuple(kind for kind in admin if kind != "reload")
+    quirks = Quirks(
+        local_fault=rng.choice(("fail", "fail", "leave")),
+        copies_short=rng.choice((0.0, 0.0, 0.05, 0.3)),
+        sweep_us=rng.choice((300_000, 1_000_000, 3_000_000)),
+        keeps_needed=rng.random() < 0.5,
+    )
     return Mix(
+        quirks=quirks,
         hosts=rng.choice((3, 3, 3, 4, 5)),
         spectators=int(rng.random() < 0.15),
-        disks=rng.choice((2, 2, 3)),
+        disks=rng.choice((2, 2, 3, 3)),
         spares=int(rng.random() < 0.25),
         arrays=rng.choice((1, 1, 1, 2)),
         assume_clean=rng.random() < 0.3,
@@ -113,9 +105,17 @@ class Run:
         words: Words | None = None,
     ) -> None:
         self.mix = mix if mix is not None else random_mix(seed)
-        self.world = World(seed, core_factory, self.mix.weather, timing=SIM_TIMING, words=words)
+        self.world = World(
+            seed,
+            core_factory,
+            self.mix.weather,
+            timing=SIM_TIMING,
+            words=words,
+            quirks=replace(self.mix.quirks),
+        )
         self.world.fence_by_hand = self.mix.fence_by_hand
         self.rng = self.world.rng
+        self.faults = Faults(self.world, self.boot)
         self.trouble = False
         self._people()
 
@@ -153,6 +153,7 @@ class Run:
         for host in world.hosts:
             world.workload.start_io(host)
         self._often()
+        self._sweep()
         world.run_until(trouble_at_us)
         self.trouble = True
         if mix.script is not None:
@@ -175,8 +176,11 @@ class Run:
 
     def _often(self) -> None:
         self.world.after_us(300_000, self._often)
-        self.world.workload.clean_bits()
         self.world.check.periodic()
+
+    def _sweep(self) -> None:
+        self.world.after_us(self.world.quirks.sweep_us, self._sweep)
+        self.world.workload.clean_bits()
 
     def _vouch(self) -> None:
         self.world.after_us(self.rng.randrange(300_000, 1_500_000), self._vouch)
@@ -205,12 +209,15 @@ class Run:
         world.say(None, "all faults heal")
         world.network.weather = Weather()
         world.network.heal()
+        world.at_stage = None
+        world.quirks.copies_short = 0.0
         for disk in world.disks.values():
             disk.mend()
         full = self._lines(self.mix.hosts + self.mix.late_voter)
         for host in world.hosts:
             host.store_full = False
-            self._reload(host, full)
+            host.holds_late_us = host.answers_late_us = 0
+            self.reload(host, full)
             if host.frozen:
                 host.thaw()
             if not host.up:
@@ -253,6 +260,7 @@ class Run:
             waits.append(f"{uuid} resyncs: {state.sync}, {state.resync_sectors}")
         if any(slot.dirty for slot in state.slots):
             waits.append(f"{uuid} has dirty slots: {state.slots}")
+        waits += self.world.check.superblocks_behind(state)
         for host in self.world.hosts:
             if host.spectator or not host.up:
                 continue
@@ -265,7 +273,11 @@ class Run:
                 waits.append(f"{uuid} is held on {host.name}")
         return waits
 
-    # --- faults --------------------------------------------------------------------------
+    # --- faults, administrators ----------------------------------------------------------
+
+    def boot(self, host: Host) -> None:
+        if not host.up and host.lines:
+            host.boot()
 
     def _next_fault(self) -> None:
         if not self.trouble or not self.mix.faults:
@@ -274,124 +286,7 @@ class Run:
         self.world.after_us(self.rng.randrange(pause_us // 4, pause_us * 2), self._next_fault)
         kind = self.rng.choice(self.mix.faults)
         self.world.load["fault_" + kind] += 1
-        getattr(self, "_" + kind)()
-
-    def _any_host(self) -> Host:
-        """Any host; the one with the open gate more often than others."""
-        for host in self.world.hosts:
-            if host.up and host.gate_open() and self.rng.random() < 0.3:
-                return host
-        return self.rng.choice(self.world.hosts)
-
-    def boot(self, host: Host) -> None:
-        if not host.up and host.lines:
-            host.boot()
-
-    def _crash(self) -> None:
-        host = self._any_host()
-        host.crash()
-        self.world.after_us(self.rng.randrange(20_000, 4 * SECOND_US), self.boot, host)
-
-    def _power(self) -> None:
-        host = self._any_host()
-        host.crash(power=True)
-        self.world.after_us(self.rng.randrange(300_000, 5 * SECOND_US), self.boot, host)
-
-    def _restart_at_once(self) -> None:
-        host = self._any_host()
-        host.crash()
-        self.world.after_us(self.rng.randrange(1_000, 50_000), self.boot, host)
-
-    def _freeze(self) -> None:
-        host = self._any_host()
-        host.freeze()
-        self.world.after_us(self.rng.randrange(100_000, 4 * SECOND_US), host.thaw)
-
-    def _cut(self, pairs: set[tuple[int, int]]) -> None:
-        network = self.world.network
-        self.world.say(None, "cuts", sorted(pairs))
-        network.cut_pairs(pairs)
-        self.world.after_us(self.rng.randrange(100_000, 5 * SECOND_US), network.heal_pairs, pairs)
-
-    def _partition(self) -> None:
-        side = {h.index for h in self.world.hosts if self.rng.random() < 0.5}
-        rest = {h.index for h in self.world.hosts} - side
-        self._cut({(a, b) for a in side for b in rest} | {(b, a) for a in side for b in rest})
-
-    def _one_way(self) -> None:
-        a, b = self.rng.sample(range(len(self.world.hosts)), 2)
-        self._cut({(a, b)})
-
-    def _isolate(self) -> None:
-        a = self._any_host().index
-        rest = [h.index for h in self.world.hosts if h.index != a]
-        self._cut({(a, b) for b in rest} | {(b, a) for b in rest})
-
-    def _clog(self) -> None:
-        a, b = self.rng.sample(range(len(self.world.hosts)), 2)
-        until_us = self.world.now_us + self.rng.randrange(100_000, 3 * SECOND_US)
-        self.world.say(None, "clogs", a, b)
-        self.world.network.clogged_until[a, b] = until_us
-
-    def _spoil(self, which: str, host: int) -> None:
-        """A disk refuses reads or writes of a host, or of all, for a while."""
-        disks = list(self.world.disks.values())
-        if not disks:
-            return
-        disk = self.rng.choice(disks)
-        self.world.say(None, disk.path, which, "for host", host)
-        getattr(disk, which).add(host)
-        self.world.after_us(self.rng.randrange(200_000, 4 * SECOND_US), disk.mend)
-
-    def _disk_write(self) -> None:
-        self._spoil("bad_writes", EVERY_HOST)
-
-    def _disk_read(self) -> None:
-        self._spoil("bad_reads", EVERY_HOST)
-
-    def _disk_one_host(self) -> None:
-        self._spoil(self.rng.choice(("bad_writes", "bad_reads")), self._any_host().index)
-
-    def _disk_slow(self) -> None:
-        disks = list(self.world.disks.values())
-        if disks:
-            disk = self.rng.choice(disks)
-            disk.slow_us = self.rng.randrange(5_000, 200_000)
-            self.world.after_us(self.rng.randrange(200_000, 3 * SECOND_US), disk.mend)
-
-    def _store_full(self) -> None:
-        host = self._any_host()
-        host.store_full = True
-        self.world.say(host, "state directory is full")
-
-        def freed() -> None:
-            host.store_full = False
-
-        self.world.after_us(self.rng.randrange(100_000, 3 * SECOND_US), freed)
-
-    def _lost_state(self) -> None:
-        """One at a time, after the last has all back: a minority's loss is survived."""
-        keys = self.world.check.committed_newest.keys()
-        whole = [h for h in self.world.hosts if keys and keys <= h.store.entries.keys()]
-        voters = [h for h in self.world.hosts if h.boots and not h.spectator]
-        if len(whole) < len(voters) or not all(self._bound(h) for h in voters):
-            return
-        host = self.rng.choice(voters)
-        host.crash()
-        host.lose_state()
-        self.world.after_us(self.rng.randrange(50_000, 2 * SECOND_US), self.boot, host)
-        self.world.after_us(3 * SECOND_US, self.world.workload.admit_again)
-
-    def _bound(self, host: Host) -> bool:
-        cluster = self.world.check.newest_cluster()
-        return cluster is not None and cluster.voter(host.node) is not None
-
-    def _cold_start(self) -> None:
-        for host in self.world.hosts:
-            host.crash(power=self.rng.random() < 0.3)
-            self.world.after_us(self.rng.randrange(50_000, 3 * SECOND_US), self.boot, host)
-
-    # --- administrators ------------------------------------------------------------------
+        getattr(self.faults, kind)()
 
     def _next_wish(self) -> None:
         if not self.trouble or not self.mix.admin:
@@ -411,12 +306,12 @@ class Run:
         self.world.load["reloads"] += 1
         for host in self.world.hosts:
             if self.rng.random() < 0.7:
-                self._reload(host, lines)
+                self.reload(host, lines)
         for host in self.world.hosts:
             if not host.boots and host.knows(host.name):
                 self.world.after_us(self.rng.randrange(1, 300_000), self.boot, host)
 
-    def _reload(self, host: Host, lines: tuple[Line, ...]) -> None:
+    def reload(self, host: Host, lines: tuple[Line, ...]) -> None:
         if host.lines == lines:
             return
         self.world.set_lines(host, lines)

@@ -22,6 +22,7 @@ from mdcluster.core.model import (
     DeviceId,
     FailMember,
     HandOver,
+    Life,
     MemberState,
     NewMember,
     ReAddMember,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 DATA_OFFSET_SECTORS = 8192
 INSIST_US = 1_500_000
+ARRAYS = 3
 
 
 @dataclass(slots=True)
@@ -120,13 +122,13 @@ class Workload:
 
     # --- administrators ------------------------------------------------------------------
 
-    def wish(self, change: Change, *, force: bool = False) -> str:
+    def wish(self, change: Change, *, force: bool = False, at: Host | None = None) -> str:
         proposal = f"wish-{len(self.wishes) + 1}"
         self.wishes[proposal] = Wish(proposal, change, force)
-        self._ask(proposal)
+        self._ask(proposal, at)
         return proposal
 
-    def _ask(self, proposal: str) -> None:
+    def _ask(self, proposal: str, at: Host | None = None) -> None:
         wish = self.wishes[proposal]
         world = self.world
         if wish.settled:
@@ -136,7 +138,7 @@ class Workload:
         able = [h for h in world.hosts if h.up and not h.frozen]
         if not able:
             return
-        host = world.rng.choice(able)
+        host = at if at in able else world.rng.choice(able)
         wish.asked += 1
         world.say(host, "is asked:", proposal, wish.change)
         host.deliver(Asked(proposal, wish.change, wish.force))
@@ -191,6 +193,12 @@ class Workload:
         self.arrays.append(uuid)
         self.wish(change)
         return uuid
+
+    def create_another(self) -> None:
+        """A new array has most to copy, and most to lose if that is disturbed."""
+        if len(self.arrays) < ARRAYS:
+            self.world.load["admin_create"] += 1
+            self.create(self.world.rng.choice((2, 3)))
 
     def array(self) -> ArrayState | None:
         """Any array that has been applied somewhere."""
@@ -251,11 +259,12 @@ class Workload:
             self.world.load["admin_start"] += 1
             self.wish(StartArray(state.uuid))
 
-    def transfer(self) -> None:
+    def transfer(self, at: Host | None = None) -> None:
+        """To anybody; asked for at a host, for one that is to happen at once."""
         self.world.load["admin_transfer"] += 1
-        able = [h for h in self.world.hosts if h.up and not h.spectator]
+        able = [h for h in self.world.hosts if h.up and not h.spectator and h is not at]
         if able:
-            self.wish(HandOver(self.world.rng.choice(able).node))
+            self.wish(HandOver(self.world.rng.choice(able).node), at=at)
 
     def admit_again(self) -> None:
         """Voters whose line is served by a node that is not the one bound to it."""
@@ -270,7 +279,10 @@ class Workload:
                 self.wish(BindVoter(host.name, host.node, replace=True))
 
     def vouch_for_the_dead(self) -> None:
-        """An administrator has looked: whoever is down now, and only they, is dead."""
+        """An administrator has looked: whoever is down now, and only they, is dead.
+
+        The word comes late: by then the node may have started again, and be heard or not.
+        """
         for host in self.world.hosts:
             if host.up or host.life in self.world.acked_by_hand:
                 continue
@@ -278,6 +290,10 @@ class Workload:
                 if owner is host:
                     self.world.acked_by_hand.add(life)
             self.world.load["fence_acks"] += 1
-            for other in self.world.hosts:
-                if other.up and not other.frozen:
-                    other.deliver(FenceAcked(host.life.node))
+            late_us = self.world.rng.choice((1, 1, 300_000, 2_000_000))
+            self.world.after_us(late_us, self._vouched, host.life)
+
+    def _vouched(self, life: Life) -> None:
+        for other in self.world.hosts:
+            if other.up and not other.frozen:
+                other.deliver(FenceAcked(life.node))

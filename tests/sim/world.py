@@ -6,9 +6,26 @@ import heapq
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mdcluster.core.effects import Effect, Notify
+from mdcluster.core.effects import (
+    Apply,
+    Effect,
+    HoldRange,
+    LimitSync,
+    MergeBits,
+    Notify,
+    PrepareDevices,
+    ProbeMember,
+    SetBits,
+    StartSync,
+    StopSync,
+    Unblock,
+    WriteNonces,
+    WriteSuperblocks,
+    ZeroSlot,
+)
 from mdcluster.core.events import Event, Line, Received
 from mdcluster.core.model import ArrayState, DeviceId, Life
 from mdcluster.core.timing import Timing
@@ -33,6 +50,35 @@ SIM_TIMING = Timing(
 """The default timings, but for deadlines short enough to be met within a short run."""
 
 
+STAGES: tuple[type, ...] = (
+    WriteSuperblocks,
+    WriteNonces,
+    PrepareDevices,
+    ProbeMember,
+    Apply,
+    Unblock,
+    HoldRange,
+    SetBits,
+    MergeBits,
+    ZeroSlot,
+    StartSync,
+    LimitSync,
+    StopSync,
+)
+"""Moments of a change or a pass at which something may be made to happen."""
+
+
+@dataclass(slots=True)
+class Quirks:
+    """What the kernels, and the policies, of this world are like."""
+
+    local_fault: str = "fail"
+    copies_short: float = 0.0  # how many steps of a pass are cut short
+    sweep_us: int = 300_000  # pause between two sweeps of clean bits
+    keeps_needed: bool = False  # md keeps NEEDED bits until it copies them itself
+    stable_after_us: int = 0  # how long after a death all reads must be stable; 0: not checked
+
+
 class World:
     """Everything there is. `core_factory` makes the core of a host when it boots."""
 
@@ -44,8 +90,11 @@ class World:
         *,
         timing: Timing = SIM_TIMING,
         words: Words | None = None,
+        quirks: Quirks | None = None,
     ) -> None:
         self.seed = seed
+        self.quirks = quirks or Quirks()
+        self.at_stage: tuple[tuple[type, ...], Callable[[Host], None]] | None = None
         self.rng = random.Random(seed)
         self.timing = timing
         self.words = words
@@ -163,6 +212,9 @@ class World:
         mixed = self._code(type(effect)) + host.index * 104_729
         self.trace = (self.trace * 1_000_003 ^ mixed) & TRACE_MASK
         self.load[type(effect).__name__] += 1
+        if self.at_stage is not None and type(effect) in self.at_stage[0]:
+            call, self.at_stage = self.at_stage[1], None
+            self.after_us(self.rng.randrange(1, 4_000), call, host)
         if self.words is not None:
             self.words.effect(self, host, effect)
 

@@ -8,6 +8,7 @@ import pytest
 
 from mdcluster.core.effects import (
     Effect,
+    Notify,
     OpenGate,
     PersistEntry,
     PersistPromise,
@@ -117,8 +118,14 @@ async def test_a_send_waits_until_what_stands_before_it_is_durable(rig: Rig) -> 
     assert rig.journal.batches == [[PromiseRecord(Promise(1, None))]]
 
 
-async def test_urgent_sends_timer_and_gate_pass_a_persist(rig: Rig) -> None:
-    at_once: list[Effect] = [send(9, urgent=True), SetTimer(7), OpenGate(1, 5), ShutGate()]
+async def test_urgent_sends_timer_gate_and_observations_pass_a_persist(rig: Rig) -> None:
+    at_once: list[Effect] = [
+        send(9, urgent=True),
+        SetTimer(7),
+        OpenGate(1, 5),
+        ShutGate(),
+        Notify("waiting", ()),
+    ]
     rig.lane.take([persist(1), send(1), *at_once])
     assert rig.owner.out == at_once
 

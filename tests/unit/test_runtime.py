@@ -43,7 +43,7 @@ from mdcluster.core.model import (
     Stamp,
 )
 from mdcluster.gate import Gate, GateShutError
-from mdcluster.runtime import CODEC, CoreTimer, Runtime
+from mdcluster.runtime import CODEC, Runtime
 from mdcluster.store import Record, Store, StoreError
 
 ME = Life(NodeId("me"), "boot")
@@ -213,12 +213,27 @@ async def test_a_later_timer_replaces_an_earlier_one(rig: Rig) -> None:
     assert rig.core.times_ms[0] >= now_ms + 40
 
 
-async def test_a_timer_that_comes_late_says_by_how_much() -> None:
-    fired: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    timer = CoreTimer(lambda: 4000, fired.set_result)
-    timer.start(asyncio.get_running_loop())
-    timer.set(1000)
-    assert await asyncio.wait_for(fired, LIMIT_S) == 3000
+async def test_the_first_step_after_a_freeze_tells_of_it_once(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    now_ms = [1000]
+    core = rig.core
+    runtime = Runtime(ME, core, rig.gate, rig.store, stalled_ms=400, clock_ms=lambda: now_ms[0])
+    told: list[observe.Facts] = []
+
+    def note(kind: str, facts: observe.Facts) -> None:
+        told.append(facts)
+
+    core.first = [SetTimer(61_000)]
+    runtime.start()
+    with observe.observed.connected_to(note, sender="stalled"):
+        runtime.feed(ShutdownAsked())
+        assert told == []
+        now_ms[0] = 64_000  # a message is handled before the timer that is due
+        runtime.feed(ShutdownAsked())
+        runtime.feed(ShutdownAsked())
+    assert [facts["late_ms"] for facts in told] == [3000]
+    await runtime.close()
+    rig.store.close()
 
 
 async def test_a_fault_of_the_core_shuts_the_gate_and_ends_the_node(rig: Rig) -> None:

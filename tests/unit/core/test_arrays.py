@@ -479,14 +479,41 @@ def test_a_bitmap_pass_ends_with_the_named_slots_only() -> None:
     assert needs_sync(state) is SyncKind.BITMAP
 
 
-def test_a_life_that_ends_during_a_bitmap_pass_begins_it_again() -> None:
-    """Its bits lie anywhere, also below what the pass has copied: none may be zeroed unseen."""
-    state = syncing(change(mirror(N1, N2, N3), EndLife(ARRAY, N2)), SyncKind.BITMAP)
-    state = change(state, EndLife(ARRAY, N3))
+def test_a_life_that_ends_during_a_bitmap_pass_waits_for_the_next_one() -> None:
+    """The pass goes on and ends with the slots it has merged; the new one stays dirty."""
+    before = syncing(change(mirror(N1, N2, N3), EndLife(ARRAY, N2)), SyncKind.BITMAP)
+    state = change(before, EndLife(ARRAY, N3))
+    assert state.sync == before.sync
+    state = change(state, EndSync(ARRAY, 1, (N2,)))
     assert state.sync is None
+    assert state.slots == (Slot(0, N1), Slot(2, N3, dirty=True))
     assert needs_sync(state) is SyncKind.BITMAP
     again = syncing(state, SyncKind.BITMAP).sync
     assert again is not None and again.serial == 2 and again.position_sectors == 0
+
+
+def test_a_resync_ends_with_the_slots_it_has_merged() -> None:
+    state = change(mirror(N1, N2, N3, N4, clean=False), EndLife(ARRAY, N2))
+    state = change(syncing(state, SyncKind.RESYNC), EndLife(ARRAY, N3))
+    state = change(state, EndSync(ARRAY, 1, (N2, N4)))
+    assert state.resync_sectors is None
+    assert state.slots == (Slot(0, N1), Slot(2, N3, dirty=True), Slot(3, N4))
+    assert needs_sync(state) is SyncKind.BITMAP
+
+
+@pytest.mark.parametrize("leaves", [LeaveRunner(ARRAY, N1), StopArray(ARRAY)])
+def test_merged_bits_are_kept_when_their_writer_stops_in_order_during_the_pass(
+    leaves: ArrayChange,
+) -> None:
+    """N2's slot may be zeroed by now: what was not copied yet stands in N1's slot alone."""
+    state = syncing(change(mirror(N1, N2, N3), EndLife(ARRAY, N2)), SyncKind.BITMAP)
+    state = change(state, leaves)
+    kept = next(slot for slot in state.slots if slot.index == 0)
+    assert kept.dirty and kept.life != N1
+    state = change(state, StartArray(ARRAY), runners=(N1,))
+    state = change(state, EndSync(ARRAY, 1, (N2,)))
+    assert kept in state.slots
+    assert needs_sync(state) is SyncKind.BITMAP
 
 
 def test_bits_of_dead_lives_come_before_a_resync_and_that_before_a_recovery() -> None:

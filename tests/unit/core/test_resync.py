@@ -148,12 +148,19 @@ class Bench:
         self.now.begin()
         return self.take()
 
-    def running(self) -> list[Effect]:
-        """Begun, the bits set where they must be."""
-        effects = self.begin()
-        if any(isinstance(effect, SetBits | MergeBits) for effect in effects):
-            effects = self.bits()
+    def zeroed(self, effects: list[Effect]) -> list[Effect]:
+        """All slots are zeroed, as they are asked for; what follows."""
+        while effects and isinstance(effects[0], ZeroSlot):
+            self.now.on_slot_zeroed(SlotZeroed(ARRAY, effects[0].life, ""))
+            effects = self.take()
         return effects
+
+    def running(self) -> list[Effect]:
+        """Begun, the bits set where they must be and slots zeroed."""
+        effects = self.begin()
+        while any(isinstance(effect, SetBits | MergeBits) for effect in effects):
+            effects = self.bits()
+        return self.zeroed(effects)
 
     def committed(self, *changes: ArrayChange) -> list[Effect]:
         self.state = change(self.state, *changes)
@@ -211,12 +218,72 @@ def test_bits_that_cannot_be_set_are_tried_again_and_nothing_is_copied() -> None
 def test_bits_of_dead_lives_are_merged_and_clean_ranges_need_no_window() -> None:
     bench = Bench(dead())
     assert bench.begin() == [MergeBits(ARRAY, 1, (3,))]
-    assert bench.bits(next_dirty=8 * MIB) == [StartSync(ARRAY, 1, SyncKind.BITMAP, 8 * MIB)]
+    zero = bench.bits(next_dirty=8 * MIB)
+    assert zero == [ZeroSlot(ARRAY, N4, 3)]
+    assert bench.zeroed(zero) == [StartSync(ARRAY, 1, SyncKind.BITMAP, 8 * MIB)]
     assert bench.held(N2) == (8 * MIB, 16 * MIB)
 
 
 def test_a_takeover_of_a_bitmap_pass_merges_all_other_slots() -> None:
     assert Bench(dead(), merge_all=True).begin() == [MergeBits(ARRAY, 1, (1, 2, 3))]
+
+
+def test_a_slot_that_became_dirty_during_the_pass_is_copied_from_the_start_by_the_next_writer() -> (
+    None
+):
+    """N4's bits were copied below 40 MiB by the writer before; N3's have yet to be."""
+    state = change(dead(), Checkpoint(ARRAY, 1, 32 * MIB), EndLife(ARRAY, N3))
+    bench = Bench(state, (N2,), start=40 * MIB, merge_all=True)
+    assert bench.begin() == [MergeBits(ARRAY, 1, (1, 2, 3))]
+    assert bench.bits(problem="EIO") == []  # nothing is zeroed before its bits are durable
+    assert bench.later(TIMING.retry_min_ms) == [MergeBits(ARRAY, 1, (1, 2, 3))]
+    assert bench.bits(next_dirty=MIB) == [ZeroSlot(ARRAY, N3, 2)]
+    assert bench.sent.get(N2.node) is None  # and nothing held, still less copied, before it is
+    zero = [ZeroSlot(ARRAY, N3, 2)]
+    assert bench.zeroed([*zero]) == [StartSync(ARRAY, 1, SyncKind.BITMAP, MIB)]
+    assert bench.held(N2)[0] == MIB
+    assert copy_all(bench, N2) == [StopSync(ARRAY, 1)]
+    assert bench.proposed == [EndSync(ARRAY, 1, (N3, N4))]
+
+
+def dirty_resync() -> ArrayState:
+    state = change(mirror(N1, N2, N3, N4, clean=False), EndLife(ARRAY, N4))
+    return syncing(state, SyncKind.RESYNC)
+
+
+def test_a_resync_takes_the_bits_of_dead_lives_along() -> None:
+    """From the start on, where there may be some; clean ranges below its position are skipped."""
+    bench = Bench(dirty_resync(), (N2,), start=32 * MIB, merge_all=True)
+    assert bench.begin() == [SetBits(ARRAY, 1, 32 * MIB, END)]
+    assert bench.bits(next_dirty=5 * MIB) == [MergeBits(ARRAY, 1, (1, 2, 3))]
+    assert bench.bits(next_dirty=5 * MIB) == [ZeroSlot(ARRAY, N4, 3)]
+    assert bench.zeroed([ZeroSlot(ARRAY, N4, 3)]) == [StartSync(ARRAY, 1, SyncKind.RESYNC, 5 * MIB)]
+    bench.ack(N2)
+    assert bench.reached(13 * MIB, next_dirty=32 * MIB) == [
+        StopSync(ARRAY, 1),
+        StartSync(ARRAY, 1, SyncKind.RESYNC, 32 * MIB),
+    ]
+    assert copy_all(bench, N2) == [StopSync(ARRAY, 1)]
+    assert bench.proposed == [EndSync(ARRAY, 1, (N4,))]
+
+
+def test_a_resync_that_begins_again_sets_the_bits_again_and_zeroes_nothing_twice() -> None:
+    bench = Bench(dirty_resync(), (N2,))
+    bench.running()
+    bench.ack(N2)
+    assert bench.reached(8 * MIB, problem="EIO") == [StopSync(ARRAY, 1)]
+    bench.stopped()
+    assert bench.later(TIMING.retry_min_ms) == [SetBits(ARRAY, 1, 0, END)]
+    assert bench.bits() == [MergeBits(ARRAY, 1, (3,))]
+    assert bench.bits() == [StartSync(ARRAY, 1, SyncKind.RESYNC, 0)]
+
+
+def test_a_resync_resumed_at_its_end_merges_once() -> None:
+    bench = Bench(dirty_resync(), (N2,), start=END)
+    assert bench.begin() == [MergeBits(ARRAY, 1, (3,))]
+    assert bench.bits(next_dirty=END) == [ZeroSlot(ARRAY, N4, 3)]
+    assert bench.zeroed([ZeroSlot(ARRAY, N4, 3)]) == []
+    assert bench.proposed == [EndSync(ARRAY, 1, (N4,))]
 
 
 def test_a_re_added_member_gets_the_bits_of_all_slots() -> None:
@@ -619,28 +686,47 @@ def test_a_recovery_whose_last_holds_are_not_confirmed_lets_go_and_asks_again() 
     assert bench.proposed == [EndSync(ARRAY, 1)]
 
 
-def test_slots_are_zeroed_at_the_end_of_the_pass_and_not_before() -> None:
+def test_slots_are_zeroed_one_by_one_once_their_bits_are_durable_and_before_any_copying() -> None:
     state = change(mirror(N1, N2, N3, N4), EndLife(ARRAY, N4), EndLife(ARRAY, N3))
     bench = Bench(syncing(state, SyncKind.BITMAP), (N2,))
-    bench.running()
-    assert copy_all(bench, N2) == [StopSync(ARRAY, 1), ZeroSlot(ARRAY, N3, 2)]
-    assert bench.proposed == []
-    bench.now.on_slot_zeroed(SlotZeroed(ARRAY, N4, ""))  # not asked for yet
+    assert bench.begin() == [MergeBits(ARRAY, 1, (2, 3))]
+    bench.now.on_slot_zeroed(SlotZeroed(ARRAY, N3, ""))  # not asked for yet
+    assert bench.take() == []
+    assert bench.bits() == [ZeroSlot(ARRAY, N3, 2)]
+    bench.now.on_slot_zeroed(SlotZeroed(ARRAY, N4, ""))
     assert bench.take() == []
     bench.now.on_slot_zeroed(SlotZeroed(ARRAY, N3, "EIO"))
     assert bench.take() == []
+    assert "slot of node3 not zeroed: EIO" in bench.now.waiting()
     assert bench.later(TIMING.retry_min_ms) == [ZeroSlot(ARRAY, N3, 2)]
     bench.now.on_slot_zeroed(SlotZeroed(ARRAY, N3, ""))
     assert bench.take() == [ZeroSlot(ARRAY, N4, 3)]
-    assert bench.proposed == []
+    assert bench.sent.get(N2.node) is None  # nothing is held yet
     bench.now.on_slot_zeroed(SlotZeroed(ARRAY, N4, ""))
+    assert bench.take() == [StartSync(ARRAY, 1, SyncKind.BITMAP, 0)]
+    assert copy_all(bench, N2) == [StopSync(ARRAY, 1)]
     assert bench.proposed == [EndSync(ARRAY, 1, (N3, N4))]
 
 
 def test_nothing_dirty_needs_no_window_but_the_slots_are_zeroed() -> None:
     bench = Bench(dead(), (N2,))
     bench.begin()
-    assert bench.bits(next_dirty=END) == [ZeroSlot(ARRAY, N4, 3)]
+    zero = bench.bits(next_dirty=END)
+    assert zero == [ZeroSlot(ARRAY, N4, 3)]
+    assert bench.proposed == []
+    assert bench.zeroed(zero) == []
+    assert bench.proposed == [EndSync(ARRAY, 1, (N4,))]
+
+
+def test_a_life_that_ends_during_the_pass_is_left_to_the_next_one() -> None:
+    bench = Bench(dead(), (N2, N3))
+    bench.running()
+    bench.ack(N2, N3)
+    assert bench.reached(8 * MIB) == []
+    bench.now.on_gone(N3)
+    assert bench.committed(EndLife(ARRAY, N3)) == []
+    assert copy_all(bench, N2) == [StopSync(ARRAY, 1)]
+    assert bench.proposed == [EndSync(ARRAY, 1, (N4,))]
 
 
 def test_a_pass_resumed_at_its_end_only_ends() -> None:

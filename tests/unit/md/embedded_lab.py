@@ -57,6 +57,7 @@ class EmbeddedLab:
     async def start(self, state: ArrayState, slot: int = 0, *, read_only: bool = False) -> None:
         await self.assemble(state, slot, read_only=read_only)
         await self.driver.run(ARRAY)
+        await self.driver.activate(ARRAY)
 
     async def assemble(self, state: ArrayState, slot: int = 0, *, read_only: bool = False) -> None:
         paths = {m.device: self.path(m.device) for m in state.members}

@@ -34,7 +34,7 @@ class Lab(Protocol):
     def driver(self) -> MdDriver: ...
 
     async def start(self, state: ArrayState, slot: int = 0) -> None:
-        """Assemble and run with the members that have a file."""
+        """Assemble, run and activate with the members that have a file."""
 
     async def write(self, offset_bytes: int, data: bytes) -> None: ...
 

@@ -61,6 +61,23 @@ async def test_a_bit_that_is_being_cleared_is_set_again_before_a_write() -> None
     await bitmap.close()
 
 
+async def test_a_bit_whose_clearing_waits_for_its_turn_is_set_again_too() -> None:
+    disk = Disk()
+    bitmap = disk.bitmap()
+    bitmap.end(await bitmap.begin(0, 8), everywhere=True)
+    disk.go.clear()
+    other = asyncio.create_task(bitmap.begin(9 * CHUNK, 10 * CHUNK))
+    await asyncio.sleep(0)
+    clearing = asyncio.create_task(bitmap.clear_idle(all_idle=True))
+    await asyncio.sleep(0)
+    begun = asyncio.create_task(bitmap.begin(0, 8))
+    await asyncio.sleep(0)
+    disk.go.set()
+    await asyncio.gather(other, clearing, begun)
+    assert disk.set_chunks == [0, 9]
+    await bitmap.close()
+
+
 async def test_a_failed_commit_is_tried_again_by_the_next() -> None:
     disk = Disk()
     bitmap = disk.bitmap()
@@ -151,4 +168,15 @@ async def test_a_write_under_way_and_a_need_always_have_their_bit(
         bitmap.end(chunks, everywhere=True)
     await bitmap.clear_idle(all_idle=True)
     assert set(disk.set_chunks) == needed
+    await bitmap.close()
+
+
+async def test_what_a_sync_copied_is_cleared_at_once_but_not_what_was_written_lately() -> None:
+    disk = Disk()
+    bitmap = disk.bitmap()
+    await bitmap.need(0, 10 * CHUNK)
+    bitmap.end(await bitmap.begin(3 * CHUNK, 4 * CHUNK), everywhere=True)
+    bitmap.copied(0, 8 * CHUNK)
+    await bitmap.clear_idle()
+    assert disk.set_chunks == [3, 8, 9]
     await bitmap.close()

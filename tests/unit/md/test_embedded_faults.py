@@ -510,3 +510,22 @@ async def test_a_replaced_faulty_member_does_not_keep_bits(lab: EmbeddedLab) -> 
     await lab.write(0, b"x" * BLOCK)
     await lab.driver.stop(ARRAY)
     assert lab.slot_of(device(0)) == lab.slot_of(device(4)) == bytes(4096)
+
+
+async def test_add_waits_for_writes_that_know_nothing_of_the_member(lab: EmbeddedLab) -> None:
+    await lab.start(array())
+    await lab.release(device(1))
+    await lab.driver.remove(ARRAY, device(1))
+    freeze = lab.freeze()
+    lab.before(device(0), freeze, Direction.WRITE, Purpose.DATA, times=1)
+    write = asyncio.create_task(lab.write(0, b"x" * BLOCK))
+    await reached(freeze)
+    add = asyncio.create_task(
+        lab.driver.add(ARRAY, member(4, MemberState.RECOVERING, role=1), lab.path(device(4)))
+    )
+    await until(lambda: len(lab.driver.status(ARRAY).members) == 2)
+    await lab.write(8 * BLOCK, b"y" * BLOCK)
+    assert lab.data_of(device(4))[8 * BLOCK :][:1] == b"y"
+    assert not add.done()
+    freeze.thaw()
+    await asyncio.wait_for(asyncio.gather(add, write), PATIENCE_S)

@@ -96,9 +96,11 @@ class Model:
         if self.run_fails:
             raise DriverError("the socket is taken")
 
-    async def stop(self, array: ArrayId) -> None:
+    async def stop(self, array: ArrayId, *, force: bool = False) -> bool:
+        assert force, "a committed stop waits for nobody"
         self.calls.append("stop")
         self.members = None
+        return True
 
     async def fail(self, array: ArrayId, device: DeviceId) -> None:
         status = self._at(device)

@@ -94,6 +94,44 @@ async def test_commits_follow_each_other_in_ring_and_superblock(
     assert superblock(pair[1]).events == Stamp(1, 14).events
 
 
+async def test_an_old_copy_is_not_written_or_it_would_pass_for_the_real_one(
+    host: Host, pair: tuple[str, str]
+) -> None:
+    state = await host.create(kit.creation(*pair, clean=True))
+    old = Path(pair[1]).read_bytes()
+    await host.members.write_superblocks(entry(state, 4))
+    Path(pair[1]).write_bytes(old)
+    next_writer = Host(Path(pair[0]).parent, 1)
+    next_writer.gate.open(2, 1000)
+    next_writer.knows(entry(state, 4))
+    written, failed = await next_writer.members.write_superblocks(
+        entry(state, 2, term=2), Stamp(1, 4)
+    )
+    assert written == (kit.device(0),)
+    assert [device for device, _ in failed] == [kit.device(1)]
+    assert "an old copy" in failed[0][1]
+    assert Path(pair[1]).read_bytes() == old
+
+
+async def test_an_older_superblock_of_a_late_writer_makes_no_old_copy(
+    host: Host, pair: tuple[str, str]
+) -> None:
+    """The rings show that the member was written to since."""
+    state = await host.create(kit.creation(*pair, clean=True))
+    old = block(pair[1], SUPER_OFFSET_BYTES, BLOCK)
+    await host.members.write_superblocks(entry(state, 4))
+    with Path(pair[1]).open("r+b") as file:
+        file.seek(SUPER_OFFSET_BYTES)
+        file.write(old)
+    next_writer = Host(Path(pair[0]).parent, 1)
+    next_writer.gate.open(2, 1000)
+    next_writer.knows(entry(state, 4))
+    written, failed = await next_writer.members.write_superblocks(
+        entry(state, 2, term=2), Stamp(1, 4)
+    )
+    assert (len(written), failed) == (2, ())
+
+
 async def test_a_shut_gate_says_nothing_of_any_member(host: Host, pair: tuple[str, str]) -> None:
     state = await host.create(kit.creation(*pair))
     before = [block(path, 0, kit.SIZE_BYTES) for path in pair]

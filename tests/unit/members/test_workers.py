@@ -1,6 +1,7 @@
 """Deadlines, one access a device at a time, and threads that do not return."""
 
 import asyncio
+import gc
 import threading
 
 import pytest
@@ -72,3 +73,13 @@ async def test_lost_threads_are_bounded() -> None:
     go.set()
     await workers.idle()
     assert await workers.run("c", 1000, lambda: 4) == 4
+
+
+async def test_threads_that_came_back_are_used_again_and_end_with_their_owner() -> None:
+    workers = Workers()
+    first = await workers.run("a", 1000, threading.current_thread)
+    assert await workers.run("b", 1000, threading.current_thread) is first
+    del workers
+    gc.collect()
+    await asyncio.to_thread(first.join, 10)
+    assert not first.is_alive()

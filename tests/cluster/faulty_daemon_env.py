@@ -1,0 +1,3 @@
+"""The name that the watched daemon and those who start it share."""
+
+ENVIRONMENT = "MDCLUSTER_FAULTS"

@@ -1,0 +1,153 @@
+"""Members that fail, come and come back while clients write on all nodes."""
+
+from pathlib import Path
+
+import pytest
+
+from mdcluster.control.verbs import Verb
+from tests.cluster.images import assert_holds, assert_identical, fill_with_noise
+from tests.cluster.proof import FAST, ProofCluster, ProofDaemon, copying, marks
+from tests.cluster.workload import BLOCK_BYTES, Workload, spread, verify_everywhere
+
+pytestmark = pytest.mark.cluster
+
+IMAGE_MIB = 13
+NAMES = ("a", "b", "c")
+
+
+def started(cluster: ProofCluster) -> tuple[list[Path], int]:
+    """Two images and the size of the array r over them, in sync; its size in sectors."""
+    cluster.start_all()
+    images = [cluster.image(f"m{leg}", IMAGE_MIB) for leg in range(2)]
+    size = cluster.create("r", images).size_sectors
+    cluster.until_in_sync("r")
+    return images, size
+
+
+def states(cluster: ProofCluster) -> list[str]:
+    """Of all members, by their numbers."""
+    return [member.state.value for member in cluster.detail("r").members]
+
+
+def settled(cluster: ProofCluster, images: list[Path], load: Workload) -> None:
+    """All in sync; every node sees what it must; stopped, all members are the same."""
+    cluster.until_in_sync("r")
+    verify_everywhere(cluster.sockets("r"), load.known)
+    cluster.stop_array("r")
+    assert_identical(images)
+    for image in images:
+        assert_holds(image, load.known)
+
+
+def test_a_member_is_replaced_by_another(tmp_path: Path) -> None:
+    """Failed, removed, and a new one added: a recovery, with everybody writing."""
+    with ProofCluster(tmp_path, settings=FAST) as cluster:
+        images, size = started(cluster)
+        new = cluster.image("new", IMAGE_MIB)
+        fill_with_noise(new, 1)
+        since = marks(map(cluster.proof, NAMES))
+        blocks = spread(120, size * 512 // BLOCK_BYTES, len(NAMES))
+        with Workload(cluster.sockets("r"), blocks) as load:
+            load.progress(NAMES)
+            cluster.change(Verb.FAIL, "r", str(images[1]))
+            load.progress(NAMES)
+            cluster.change(Verb.REMOVE, "r", str(images[1]))
+            cluster.change(Verb.ADD, "r", str(new))
+            cluster.until(lambda: states(cluster) == ["in_sync", "in_sync"], "it is recovered")
+            load.progress(NAMES)
+        settled(cluster, [images[0], new], load)
+        assert copying(map(cluster.proof, NAMES), "recover", since).covered("new") == size
+
+
+def test_a_member_that_comes_back_gets_what_it_missed(tmp_path: Path) -> None:
+    with ProofCluster(tmp_path, settings=FAST) as cluster:
+        images, size = started(cluster)
+        since = marks(map(cluster.proof, NAMES))
+        blocks = spread(24, size * 512 // BLOCK_BYTES // 8, len(NAMES))  # the first eighth
+        with Workload(cluster.sockets("r"), blocks) as load:
+            load.progress(NAMES)
+            cluster.change(Verb.FAIL, "r", str(images[1]))
+            load.progress(NAMES, writes=20)
+            cluster.change(Verb.READD, "r", str(images[1]))
+            cluster.until(lambda: states(cluster) == ["in_sync", "in_sync"], "it is recovered")
+            load.progress(NAMES)
+        settled(cluster, images, load)
+        done = copying(map(cluster.proof, NAMES), "recover", since)
+        assert 0 < done.covered(images[1].name) <= size // 4
+
+
+def test_a_follower_is_killed(tmp_path: Path) -> None:
+    """Only what it may have been writing is copied again."""
+    with ProofCluster(tmp_path, settings=FAST) as cluster:
+        images, size = started(cluster)
+        writer = cluster.writer()
+        follower = next(d for d in cluster.living if d is not writer)
+        since = marks(map(cluster.proof, NAMES))
+        blocks = spread(24, size * 512 // BLOCK_BYTES // 8, len(NAMES))
+        with Workload(cluster.sockets("r"), blocks) as load:
+            load.progress(NAMES)
+            follower.kill()
+            others = [name for name in NAMES if name != follower.name]
+            cluster.until_running("r", others)
+            load.progress(others)
+            cluster.until_in_sync("r")
+            follower.start()
+            cluster.until_running("r", NAMES)
+            load.progress(NAMES)
+        settled(cluster, images, load)
+        done = copying(map(cluster.proof, NAMES), "bitmap", since)
+        assert 0 < done.covered(images[1].name) <= size // 4
+
+
+def broken_on(daemon: ProofDaemon, image: Path) -> None:
+    """From now on this node gets an error from every access to the member."""
+    (daemon.faults / f"eio-{image.name}").touch()
+
+
+@pytest.mark.parametrize("writer_sees_it", [True, False], ids=["writer", "follower"])
+def test_a_member_that_one_node_cannot_use_fails(tmp_path: Path, writer_sees_it: bool) -> None:
+    """Policy local_fault = fail: the member goes, for all, and all nodes serve on."""
+    with ProofCluster(tmp_path, settings=FAST) as cluster:
+        images, size = started(cluster)
+        victim = one_of(cluster, writer_sees_it)
+        blocks = spread(120, size * 512 // BLOCK_BYTES, len(NAMES))
+        with Workload(cluster.sockets("r"), blocks) as load:
+            load.progress(NAMES)
+            broken_on(victim, images[1])
+            cluster.until(lambda: "faulty" in states(cluster), "the member has failed")
+            load.progress(NAMES)
+        verify_everywhere(cluster.sockets("r"), blocks)
+        cluster.stop_array("r")
+        assert_holds(images[0], blocks)
+
+
+@pytest.mark.parametrize("writer_sees_it", [True, False], ids=["writer", "follower"])
+def test_a_node_that_cannot_use_a_member_leaves(tmp_path: Path, writer_sees_it: bool) -> None:
+    """Policy local_fault = leave: the array runs on with all members, on the other nodes."""
+    settings = FAST + '[policy]\nlocal_fault = "leave"\n'
+    with ProofCluster(tmp_path, settings=settings) as cluster:
+        images, size = started(cluster)
+        victim = one_of(cluster, writer_sees_it)
+        others = [name for name in NAMES if name != victim.name]
+        blocks = spread(120, size * 512 // BLOCK_BYTES, len(NAMES))
+        with Workload(cluster.sockets("r"), blocks) as load:
+            load.progress(NAMES)
+            broken_on(victim, images[1])
+            cluster.until(
+                lambda: set(cluster.detail("r").running) == set(others), "the node has left"
+            )
+            load.progress(others)
+        assert states(cluster) == ["in_sync", "in_sync"]
+        cluster.until_in_sync("r")
+        verify_everywhere(cluster.sockets("r", others), blocks)
+        cluster.stop_array("r")
+        assert_identical(images)
+        assert_holds(images[0], blocks)
+
+
+def one_of(cluster: ProofCluster, writer: bool) -> ProofDaemon:
+    """The writer, or a follower."""
+    found = cluster.writer()
+    if not writer:
+        found = next(daemon for daemon in cluster.living if daemon is not found)
+    return cluster.proof(found.name)
