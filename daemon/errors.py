@@ -4,7 +4,7 @@ from mdcluster.config.errors import ConfigError, IdentityError, StateInUseError
 from mdcluster.control.errors import SocketInUseError
 from mdcluster.fence.process import LockError
 from mdcluster.mesh.errors import MeshError
-from mdcluster.store import StoreError
+from mdcluster.runtime.store import StoreError
 
 EXIT_CONFIG = 1
 EXIT_STATE_IN_USE = 2

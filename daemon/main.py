@@ -17,7 +17,7 @@ from mdcluster.config.localhost import local_hosts
 from mdcluster.config.settings import SETTINGS_FILE, load_settings
 from mdcluster.core.timing import proof
 from mdcluster.errors import MdclusterError
-from mdcluster.observe import log_to_stderr
+from mdcluster.runtime.observe import log_to_stderr
 
 if TYPE_CHECKING:
     from mdcluster.daemon.service import Service

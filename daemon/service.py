@@ -17,7 +17,6 @@ from pathlib import Path
 
 from mdcluster.daemon.sdnotify import SystemdNotifier
 
-from mdcluster import observe
 from mdcluster.config.clusterips import ClusterFile, NodeLine, find_self, load_cluster_file
 from mdcluster.config.errors import ConfigError
 from mdcluster.config.identity import StateLock, load_or_create
@@ -28,20 +27,21 @@ from mdcluster.core.model import CLUSTER_KEY, Life, NodeId
 from mdcluster.core.node import Node
 from mdcluster.core.timing import digest, withhold_after
 from mdcluster.core.windows import SyncLimits
-from mdcluster.executor import Executor
 from mdcluster.fence.chain import FenceChain
 from mdcluster.fence.process import ProcessFence, ProcessLock
 from mdcluster.gate import Gate, boottime_ms
-from mdcluster.handler import Handler, Surroundings
-from mdcluster.local import LocalArrays, LocalMembers
 from mdcluster.md.embedded import EmbeddedDriver
 from mdcluster.members import Members
 from mdcluster.mesh.hello import Hello
 from mdcluster.mesh.mesh import Mesh
 from mdcluster.mesh.roster import Line as MeshLine
 from mdcluster.requests import Requests
-from mdcluster.runtime import Runtime
-from mdcluster.store import StartRecord, Store
+from mdcluster.runtime import observe
+from mdcluster.runtime.executor import Executor
+from mdcluster.runtime.handler import Handler, Surroundings
+from mdcluster.runtime.local import LocalArrays, LocalMembers
+from mdcluster.runtime.loop import Runtime
+from mdcluster.runtime.store import StartRecord, Store
 
 log = logging.getLogger("mdcluster.daemon")
 

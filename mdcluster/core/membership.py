@@ -262,11 +262,16 @@ class Membership:
         if self._election.is_writer:
             self._on_fenced(ev.life)
 
-    def vouch(self, node: NodeId) -> None:
-        """An administrator says this node is dead: true for its silent lives only."""
-        for life in sorted(self.listed()):
-            if life.node == node and life in self.fencing:
-                self.on_confirmed(Fenced(life, "vouched for by an administrator"))
+    def lives_of(self, node: NodeId) -> set[Life]:
+        """All lives of a node that are known here: as the mesh saw it last, and as listed."""
+        lives = {life for life in self.listed() if life.node == node}
+        seen = self.lives.get(node)
+        return lives | {seen} if seen is not None else lives
+
+    def vouch(self, life: Life) -> None:
+        """An administrator says this life is dead: believed only of one that is silent."""
+        if life in self.fencing:
+            self.on_confirmed(Fenced(life, "vouched for by an administrator"))
 
     # --- beats: everybody else --------------------------------------------------------------
 

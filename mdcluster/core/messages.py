@@ -11,6 +11,7 @@ from mdcluster.core.model import (
     Claim,
     DeviceId,
     Entry,
+    Life,
     NodeId,
     Stamp,
 )
@@ -257,10 +258,13 @@ class HoldAck:
 
 @dataclass(frozen=True, slots=True)
 class Vouch:
-    """Relayed to the writer: an administrator vouches that `node` is dead (--fence-ack)."""
+    """Relayed to the writer: an administrator vouches that `life` is dead (--fence-ack).
+
+    A life, not a node: a word that comes late must not end the next life of the node.
+    """
 
     term: int
-    node: NodeId
+    life: Life
 
 
 MESSAGES: tuple[type, ...] = (

@@ -341,7 +341,7 @@ class Node:
             ProbeReply: self.rounds.on_probe_reply,
             Hold: self._on_hold,
             HoldAck: lambda s, m: self._to_pass(m.array, "on_hold_ack", s, m),
-            Vouch: lambda s, m: self.membership.vouch(m.node),
+            Vouch: lambda s, m: self.membership.vouch(m.life),
         }
 
     # --- timers -------------------------------------------------------------------------
@@ -681,10 +681,13 @@ class Node:
         self.asks.ask(ev.proposal, ev.change, ev.force)
 
     def _on_fence_acked(self, ev: FenceAcked) -> None:
-        if self.election.is_writer:
-            self.membership.vouch(ev.node)
-        elif (writer := self.known_writer()) is not None:
-            self.env.send(writer, Vouch(self.ledger.term, ev.node))
+        """It is true of the lives known here now, not of one that comes before the word does."""
+        writer = self.known_writer()
+        for life in sorted(self.membership.lives_of(ev.node)):
+            if self.election.is_writer:
+                self.membership.vouch(life)
+            elif writer is not None:
+                self.env.send(writer, Vouch(self.ledger.term, life))
 
     def _on_persist_failed(self, ev: PersistFailed) -> None:
         """Without memory there is no promise: no vote, no acknowledgement, no writer here."""

@@ -225,7 +225,7 @@ class Host(Md):
 
     @staticmethod
     def _key(effect: Any) -> tuple[str, str]:
-        """What is carried out one after the other (as mdcluster.executor does)."""
+        """What is carried out one after the other (as mdcluster.runtime.executor does)."""
         lanes = {"WriteSuperblocks": "meta", "HoldRange": "hold", "LimitSync": "sync"}
         kind = type(effect).__name__
         if isinstance(effect, fx.WriteNonces | fx.PrepareDevices | fx.ProbeMember):

@@ -155,7 +155,7 @@ _MESSAGES: dict[type, Callable[[Any], str]] = {
     msg.ProbeReply: lambda m: m.problem or "ok",
     msg.Hold: lambda m: f"{_hold(m)}, complete {at(m.complete_sectors)}",
     msg.HoldAck: lambda m: f"{_hold(m)}",
-    msg.Vouch: lambda m: m.node,
+    msg.Vouch: lambda m: m.life.node,
 }
 
 KINDS = frozenset(t.__name__ for t in (*_EFFECTS, *_MESSAGES))

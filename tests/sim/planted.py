@@ -76,6 +76,7 @@ _set_bits = Pass._set_bits
 _step_problem = resync._step_problem
 _tend_array = Keeper._tend_array
 _try_report = Node._try_report
+_vouch = Membership.vouch
 
 
 def _without_shut(call: Callable[..., None]) -> Callable[..., None]:
@@ -194,6 +195,12 @@ def _leaves_nothing(self: Departures, why: str) -> None:
     return None
 
 
+def _vouched_for_all(self: Membership, life: Life) -> None:
+    for other in sorted(self.listed()):
+        if other.node == life.node and other in self.fencing:
+            _vouch(self, other)
+
+
 def _never_hands_over(self: Keeper, state: ArrayState) -> None:
     return None
 
@@ -284,6 +291,9 @@ PLANTED: dict[str, Planted] = {
         ((Departures, "leave_all", _leaves_nothing),),
         scenes.mix_of(scenes.becomes_spectator),
         "(8)",
+    ),
+    "late_word_ends_the_next_life": Planted(
+        ((Membership, "vouch", _vouched_for_all),), scenes.mix_of(scenes.late_word, hosts=5), "(7)"
     ),
     "never_hands_over_to_a_runner": Planted(
         ((Keeper, "_hand_over_to_a_runner", _never_hands_over),),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mdcluster.core.effects import PrepareDevices, WriteSuperblocks
-from mdcluster.core.events import Asked, Line
+from mdcluster.core.events import Asked, FenceAcked, Line
 from mdcluster.core.model import ArrayId, FailMember, HandOver
 from tests.sim.disks import EVERY_HOST
 from tests.sim.faults import SECOND_US
@@ -222,6 +222,24 @@ def two_deaths(run: Run) -> None:
         world.hosts[_writer(run)].crash()
 
     world.after_us(1_300_000, second)
+
+
+def late_word(run: Run) -> None:
+    """A host dies, an administrator vouches for that, and his word reaches the writer late.
+
+    By then the host lives again, and its daemon is frozen.
+    """
+    world = run.world
+    world.fence_by_hand = True
+    writer = _writer(run)
+    first, second = _others(run, writer)[:2]
+    host, relay = world.hosts[first], world.hosts[second]
+    host.crash()
+    world.network.clogged_until[second, writer] = world.now_us + 1_900_000
+    world.after_us(20_000, relay.deliver, FenceAcked(host.node))
+    world.after_us(50_000, run.boot, host)
+    world.after_us(700_000, host.freeze)
+    world.after_us(4_000_000, host.thaw)
 
 
 def newer_voters(run: Run) -> None:

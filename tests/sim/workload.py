@@ -284,7 +284,7 @@ class Workload:
         The word comes late: by then the node may have started again, and be heard or not.
         """
         for host in self.world.hosts:
-            if host.up or host.life in self.world.acked_by_hand:
+            if host.up or not host.boots or host.life in self.world.acked_by_hand:
                 continue
             for life, owner in self.world.lives.items():
                 if owner is host:
@@ -294,6 +294,9 @@ class Workload:
             self.world.after_us(late_us, self._vouched, host.life)
 
     def _vouched(self, life: Life) -> None:
+        owner = self.world.lives[life]
+        if owner.up and (owner.frozen or self.world.network.cut):
+            return  # said now it would be a lie: the node lives again, and is silent
         for other in self.world.hosts:
             if other.up and not other.frozen:
                 other.deliver(FenceAcked(life.node))

@@ -62,9 +62,9 @@ from mdcluster.core.events import (
 )
 from mdcluster.core.model import ArrayId, DeviceId
 from mdcluster.md.driver import ArrayStatus, MdDriver
-from mdcluster.ports import Applier, Fencing, MemberPort
-from mdcluster.queues import Queues, Work
-from mdcluster.standing import FORESEEN, StandingArrays, text_of
+from mdcluster.runtime.ports import Applier, Fencing, MemberPort
+from mdcluster.runtime.queues import Queues, Work
+from mdcluster.runtime.standing import FORESEEN, StandingArrays, text_of
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdcluster import store as store_module
 from mdcluster.core.model import (
     CLUSTER_KEY,
     ZERO,
@@ -20,7 +19,8 @@ from mdcluster.core.model import (
     Stamp,
     Voter,
 )
-from mdcluster.store import (
+from mdcluster.runtime import store as store_module
+from mdcluster.runtime.store import (
     HEAD,
     EntryRecord,
     PromiseRecord,

@@ -28,7 +28,7 @@ from mdcluster.members import Members, MembersError
 
 
 class LocalMembers:
-    """The member effects; :class:`mdcluster.ports.MemberPort`."""
+    """The member effects; :class:`mdcluster.runtime.ports.MemberPort`."""
 
     def __init__(self, members: Members) -> None:
         self._members = members
@@ -77,7 +77,7 @@ class LocalMembers:
 
 
 class LocalArrays:
-    """Brings the driver to committed states; :class:`mdcluster.ports.Applier`."""
+    """Brings the driver to committed states; :class:`mdcluster.runtime.ports.Applier`."""
 
     def __init__(
         self, me: Life, driver: MdDriver, members: Members, *, spectator: bool = False

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from mdcluster import observe
 from mdcluster.core.effects import (
     Answer,
     Effect,
@@ -44,9 +43,10 @@ from mdcluster.core.messages import MESSAGES, Message
 from mdcluster.core.model import CLUSTER_KEY, Life, NodeId
 from mdcluster.errors import MdclusterError
 from mdcluster.gate import Gate, boottime_ms
-from mdcluster.lane import Journal, Lane
-from mdcluster.ports import Core, PeerMesh
-from mdcluster.store import StartRecord
+from mdcluster.runtime import observe
+from mdcluster.runtime.lane import Journal, Lane
+from mdcluster.runtime.ports import Core, PeerMesh
+from mdcluster.runtime.store import StartRecord
 from mdcluster.wire.codec import Codec
 from mdcluster.wire.errors import WireError
 
@@ -67,7 +67,7 @@ class CoreFaultError(MdclusterError):
 
 
 class EffectStarter(Protocol):
-    """What takes time: :class:`mdcluster.executor.Executor`."""
+    """What takes time: :class:`mdcluster.runtime.executor.Executor`."""
 
     def start(self, effect: Effect) -> None: ...
 

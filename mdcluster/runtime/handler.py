@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mdcluster import observe
 from mdcluster.control.arrays import Waited
 from mdcluster.control.protocol import Request
 from mdcluster.control.server import ReplySink
@@ -38,7 +37,8 @@ from mdcluster.mesh.roster import LinkState, LinkStatus
 from mdcluster.requests import RequestError, Requests, Wish, views
 from mdcluster.requests.names import find_array, find_node
 from mdcluster.requests.speed import Speeds
-from mdcluster.runtime import Runtime
+from mdcluster.runtime import observe
+from mdcluster.runtime.loop import Runtime
 
 KEPT_MAX: Final = 256
 """Wishes of proposals that are remembered, for retries."""

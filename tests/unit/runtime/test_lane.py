@@ -18,8 +18,8 @@ from mdcluster.core.effects import (
 )
 from mdcluster.core.messages import Query
 from mdcluster.core.model import NodeId, Promise
-from mdcluster.lane import Lane, LaneFullError
-from mdcluster.store import PromiseRecord, Record, StartRecord, StoreError
+from mdcluster.runtime.lane import Lane, LaneFullError
+from mdcluster.runtime.store import PromiseRecord, Record, StartRecord, StoreError
 
 ME, PEER = NodeId("me"), NodeId("peer")
 LIMIT_S = 10

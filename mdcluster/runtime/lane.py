@@ -41,7 +41,7 @@ from mdcluster.core.effects import (
 )
 from mdcluster.core.model import NodeId
 from mdcluster.errors import MdclusterError
-from mdcluster.store import (
+from mdcluster.runtime.store import (
     BATCH_MAX,
     EntryRecord,
     PromiseRecord,
@@ -62,7 +62,7 @@ class LaneFullError(MdclusterError):
 
 
 class Journal(Protocol):
-    """Where Persists go; :class:`mdcluster.store.Store`. Called in the lane's own thread."""
+    """Where Persists go (:class:`mdcluster.runtime.store.Store`); called in the lane's thread."""
 
     def append(self, records: list[Record]) -> None: ...
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from mdcluster.daemon.sdnotify import SystemdNotifier
 
-from mdcluster import observe
 from mdcluster.core.model import NodeId
-from mdcluster.observe import JsonFormatter, TextFormatter
+from mdcluster.runtime import observe
+from mdcluster.runtime.observe import JsonFormatter, TextFormatter
 
 
 def record(text: str, facts: observe.Facts | None = None) -> logging.LogRecord:
@@ -59,7 +59,7 @@ def test_what_repeats_itself_is_said_once_in_a_while(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = [100.0]
-    monkeypatch.setattr("mdcluster.observe.time.monotonic", lambda: now_s[0])
+    monkeypatch.setattr("mdcluster.runtime.observe.time.monotonic", lambda: now_s[0])
     caplog.set_level(logging.INFO)
     log = observe.Log()
     log.name(NodeId("1234"), "beta")

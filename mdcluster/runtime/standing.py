@@ -22,8 +22,8 @@ from typing import Final
 from mdcluster.core.model import ArrayId, ArrayState, DeviceId, Entry, MemberState
 from mdcluster.errors import MdclusterError
 from mdcluster.md.driver import MdDriver
-from mdcluster.ports import Applier
-from mdcluster.queues import Work
+from mdcluster.runtime.ports import Applier
+from mdcluster.runtime.queues import Work
 
 log = logging.getLogger(__name__)
 

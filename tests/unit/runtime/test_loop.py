@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from mdcluster import observe
 from mdcluster.core.effects import (
     Answer,
     Effect,
@@ -43,8 +42,9 @@ from mdcluster.core.model import (
     Stamp,
 )
 from mdcluster.gate import Gate, GateShutError
-from mdcluster.runtime import CODEC, Runtime
-from mdcluster.store import Record, Store, StoreError
+from mdcluster.runtime import observe
+from mdcluster.runtime.loop import CODEC, Runtime
+from mdcluster.runtime.store import Record, Store, StoreError
 
 ME = Life(NodeId("me"), "boot")
 PEER = Life(NodeId("peer"), "its boot")

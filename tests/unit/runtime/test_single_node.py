@@ -22,17 +22,17 @@ from mdcluster.core.model import (
 )
 from mdcluster.core.node import Node
 from mdcluster.core.timing import Timing
-from mdcluster.executor import Executor
 from mdcluster.fence.chain import FenceChain
 from mdcluster.gate import Gate, boottime_ms
-from mdcluster.local import LocalArrays, LocalMembers
 from mdcluster.md.embedded import EmbeddedDriver
 from mdcluster.md.faults import Direction, Faults, Purpose
 from mdcluster.md.nbd_client import NbdClient
 from mdcluster.md.nbd_protocol import NbdError
 from mdcluster.members import Members
-from mdcluster.runtime import Runtime
-from mdcluster.store import Store
+from mdcluster.runtime.executor import Executor
+from mdcluster.runtime.local import LocalArrays, LocalMembers
+from mdcluster.runtime.loop import Runtime
+from mdcluster.runtime.store import Store
 from tests.unit.md.port_suite import until
 from tests.unit.members.kit import ARRAY, creation, device, image
 

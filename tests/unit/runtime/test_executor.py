@@ -59,7 +59,6 @@ from mdcluster.core.model import (
     Stamp,
     SyncKind,
 )
-from mdcluster.executor import Executor
 from mdcluster.md.driver import (
     ArrayBusyError,
     ArrayStatus,
@@ -69,6 +68,7 @@ from mdcluster.md.driver import (
     SyncStep,
 )
 from mdcluster.md.plan import BeforeRun
+from mdcluster.runtime.executor import Executor
 
 ARRAY, DEVICE = ArrayId("array"), DeviceId("device")
 LIFE = Life(NodeId("node"), "boot")
@@ -458,7 +458,7 @@ async def test_a_start_after_the_stop_is_no_late_state(rig: Rig) -> None:
 async def test_what_cannot_be_set_up_again_is_tried_again(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mdcluster.standing.AGAIN_MIN_S", 0.01)
+    monkeypatch.setattr("mdcluster.runtime.standing.AGAIN_MIN_S", 0.01)
     await run_an_array(rig)
     effect, prepared = stopping()
     rig.start(effect)
@@ -513,7 +513,7 @@ async def test_a_sync_that_did_not_begin_is_told_by_the_first_limit(rig: Rig) ->
 async def test_a_sync_that_does_not_stop_is_asked_until_it_does(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mdcluster.executor.STOP_AGAIN_MIN_S", 0.01)
+    monkeypatch.setattr("mdcluster.runtime.executor.STOP_AGAIN_MIN_S", 0.01)
     rig.driver.errors["stop_sync"] = DriverError("busy")
     rig.start(StopSync(ARRAY, 7))
     await rig.when(lambda: rig.driver.calls.count("stop_sync") == 3)
