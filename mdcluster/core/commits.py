@@ -246,7 +246,7 @@ class Commits:
         return [EndLife(state.uuid, x) for x in running if x in self._membership.fenced and state]
 
     def _hand_over_refusal(self, change: HandOver) -> Refused | None:
-        name = self._membership.name(change.target)
+        name = self._env.name_of(change.target)
         if self._ledger.cluster.voter(change.target) is None:
             return Refused(f"cannot hand over to {name}: it is not a voter")
         if not self._membership.alive(change.target):
@@ -336,7 +336,7 @@ class Commits:
         if msg.stamp != track.entry.stamp:
             return
         track.acks.add(node)
-        if is_quorum(self._deciders(track), track.acks, self._membership.all_names()):
+        if is_quorum(self._deciders(track), track.acks, self._env.names):
             self._committed(track, track.entry)
 
     def _committed(self, track: Track, entry: Entry) -> None:
@@ -568,7 +568,7 @@ class Commits:
             for commit in track.open[:1]:
                 for life in self.missing(track, commit):
                     why = track.problems.get(life) or "has not applied the change"
-                    out.append((track.key, f"{self._membership.name(life.node)} {why}"))
+                    out.append((track.key, f"{self._env.name_of(life.node)} {why}"))
         return out
 
 

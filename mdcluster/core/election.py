@@ -50,13 +50,12 @@ Lost = Callable[[str], None]
 
 
 class Election:
-    """The election of one node. `names` is shared with the composer: node -> line name."""
+    """The election of one node."""
 
     def __init__(
         self,
         env: Env,
         ledger: Ledger,
-        names: dict[NodeId, str],
         *,
         spectator: bool,
         lines_digest: str,
@@ -65,7 +64,6 @@ class Election:
     ) -> None:
         self._env = env
         self._ledger = ledger
-        self._names = names
         self.spectator = spectator
         self.lines_digest = lines_digest
         self._won = won
@@ -73,6 +71,7 @@ class Election:
         self.role = Role.FOLLOWER
         self.writer: NodeId | None = None
         self.heard_ms: int | None = None
+        self._attempts = 0  # since a writer was last heard
         self.broken = ""  # why this node must not stand or vote (state directory)
         self.withhold_until_ms = 0
         self._was_voter = False
@@ -128,6 +127,18 @@ class Election:
             return
         self._env.after((TIMER,), self._timeout_ms())
 
+    def _retry_ms(self) -> int:
+        """After an attempt that may fail: a spread first, twice as long each time.
+
+        Whoever refused was sticky for a heartbeat longer, or stood at the same moment; neither
+        is a reason to sit out a whole time-out again.
+        """
+        t = self._env.timing
+        span_ms = (t.election_max_ms - t.election_min_ms) << min(max(self._attempts - 1, 0), 8)
+        if span_ms >= t.election_min_ms:
+            return self._timeout_ms()
+        return self._env.jitter.between(span_ms // 2, span_ms)
+
     def _timeout_ms(self) -> int:
         """Random, and a spread later for a voter that others outrank."""
         t = self._env.timing
@@ -141,9 +152,11 @@ class Election:
         """Nobody was heard for a whole time-out: ask around."""
         if not self.is_voter or self.is_writer:
             return
-        self._arm()
         if self.withheld or self.broken:
+            self._arm()
             return
+        self._attempts += 1
+        self._env.after((TIMER,), self._retry_ms())
         self._forget_writer()
         self.role = Role.PRE_CANDIDATE
         self._pre_term = self._ledger.term + 1
@@ -161,7 +174,7 @@ class Election:
         cluster = self._ledger.cluster
         known = {v.node for v in cluster.voters if v.node is not None}
         if not cluster.uuid:
-            known |= {n for n, name in self._names.items() if cluster.named(name)}
+            known |= {n for n, name in self._env.names.items() if cluster.named(name)}
         return sorted(known - {self._env.me.node})
 
     # --- what others see of a writer ------------------------------------------------------
@@ -174,6 +187,7 @@ class Election:
             self.writer = sender
             self._env.notify("writer_changed", node=sender, term=self._ledger.term)
         self.heard_ms = self._env.now_ms
+        self._attempts = 0  # since a writer was last heard
         if self.is_voter:
             self._env.after((TIMER,), self._timeout_ms())
 
@@ -201,17 +215,14 @@ class Election:
         """
         if term <= self._ledger.term:
             return
-        known = may_vote(self._ledger.cluster, sender, self._names.get(sender))
+        known = may_vote(self._ledger.cluster, sender, self._env.names.get(sender))
         if not proven and not known and self.is_voter:
             return
         if self.is_writer:
-            self.stand_down(f"term {term} seen at {self._name(sender)}")
+            self.stand_down(f"term {term} seen at {self._env.name_of(sender)}")
         self._ledger.enter(term, None)
         self.role = Role.FOLLOWER
         self._forget_writer()
-
-    def _name(self, node: NodeId) -> str:
-        return self._names.get(node, node)
 
     def stand_down(self, why: str) -> None:
         """End this node's time as writer; the gate shuts before anything else happens."""
@@ -243,11 +254,8 @@ class Election:
         self._check_pre_votes()
 
     def _check_pre_votes(self) -> None:
-        if is_quorum(self._ledger.cluster, self._pre_votes, self._all_names()):
+        if is_quorum(self._ledger.cluster, self._pre_votes, self._env.names):
             self._stand(transfer=0)
-
-    def _all_names(self) -> dict[NodeId, str]:
-        return {**self._names, self._env.me.node: self._env.name}
 
     # --- votes ---------------------------------------------------------------------------
 
@@ -262,7 +270,7 @@ class Election:
         # The own vote counts once it is durable: it comes back through the lane.
         self._env.send(self._env.me.node, self._vote(True, ""))
         self._ask(request)
-        self._arm()
+        self._env.after((TIMER,), self._retry_ms())
 
     def _why_not(self, candidate: NodeId, lines_digest: str, transfer: int) -> str:
         """Why this node would not vote for the candidate now ('' if it would)."""
@@ -272,7 +280,7 @@ class Election:
         # been admitted by a commit it has not seen, and be needed (Ongaro 2014, section 4.1).
         if self.broken:
             return self.broken
-        if not may_vote(self._ledger.cluster, candidate, self._names.get(candidate)):
+        if not may_vote(self._ledger.cluster, candidate, self._env.names.get(candidate)):
             return "the candidate has no vote in the voter set known here"
         if not self._ledger.formed and lines_digest != self.lines_digest:
             return "clusterips differs between the two nodes, and no cluster is formed yet"
@@ -281,7 +289,7 @@ class Election:
             return f"withholds its vote for {left_ms} ms after its start"
         named = transfer != 0 and transfer == self._ledger.term
         if self.sticky and not named:
-            return f"follows {self._name(self.writer or self._env.me.node)}"
+            return f"follows {self._env.name_of(self.writer or self._env.me.node)}"
         return ""
 
     def on_request_vote(self, sender: Life, msg: RequestVote) -> None:
@@ -297,12 +305,13 @@ class Election:
                 sender.node,
             )
         ):
-            why = f"voted for {self._name(self._ledger.promise.voted_for or sender.node)} already"
+            chosen = self._ledger.promise.voted_for or sender.node
+            why = f"voted for {self._env.name_of(chosen)} already"
         if why:
             self._env.send(sender.node, Vote(self._ledger.term, False, why, (), ()))
             return
         if self.is_writer:
-            self.stand_down(f"voted for {self._name(sender.node)} in term {msg.term}")
+            self.stand_down(f"voted for {self._env.name_of(sender.node)} in term {msg.term}")
         self.role = Role.FOLLOWER
         self._forget_writer()
         self._ledger.enter(msg.term, sender.node)
@@ -342,7 +351,7 @@ class Election:
             sets.append(shown.state)
         me = self._env.me.node
         return me in self._votes and all(
-            is_quorum(s, self._votes, self._all_names()) and may_vote(s, me, self._env.name)
+            is_quorum(s, self._votes, self._env.names) and may_vote(s, me, self._env.name)
             for s in sets
         )
 
@@ -393,7 +402,7 @@ class Election:
 
     def _quorum_sent_ms(self) -> int | None:
         """Send time of the latest round that a quorum has acknowledged (this node: now)."""
-        cluster, names = self._ledger.cluster, self._all_names()
+        cluster, names = self._ledger.cluster, self._env.names
         nodes = {self._env.me.node}
         if is_quorum(cluster, nodes, names):
             return self._env.now_ms
@@ -453,7 +462,7 @@ class Election:
         if target is None:
             raise AssertionError("no transfer was begun")
         self._env.send(target, Transfer(self._ledger.term, target))
-        self.stand_down(f"handed over to {self._name(target)}")
+        self.stand_down(f"handed over to {self._env.name_of(target)}")
         self.heard_ms = None  # its own promise to itself ended with its gate
 
     def on_transfer(self, sender: Life, msg: Transfer) -> None:

@@ -66,6 +66,8 @@ class Env:
         self.me = me
         self.name = name
         self.timing = timing
+        self.names: dict[NodeId, str] = {me.node: name}
+        """Line names of all nodes seen, this one among them."""
         self.now_ms = 0
         self.timers = Timers()
         self.jitter = Jitter(seed)
@@ -83,6 +85,10 @@ class Env:
     def after(self, key: TimerKey, delay_ms: int) -> None:
         """Set a timer relative to now."""
         self.timers.set(key, self.now_ms + delay_ms)
+
+    def name_of(self, node: NodeId) -> str:
+        """What people call a node: its line, or its UUID if it was never seen."""
+        return self.names.get(node, node)
 
     def take_effects(self) -> list[Effect]:
         out, self._out = self._out, []

@@ -303,7 +303,7 @@ class Keeper:
 
     def _bind(self, cluster: ClusterState) -> BindVoter | None:
         """A voter nobody was bound to has been seen."""
-        names = self._membership.all_names()
+        names = self._env.names
         at_line = {name: node for node, name in names.items() if self._membership.alive(node)}
         for voter in cluster.voters:
             node = at_line.get(voter.name)
@@ -320,7 +320,7 @@ class Keeper:
         if wanted == present:
             return None
         agree = {n for n, p in self._membership.peers.items() if p.file_digest == file_digest}
-        if not is_quorum(cluster, agree | {self._env.me.node}, self._membership.all_names()):
+        if not is_quorum(cluster, agree | {self._env.me.node}, self._env.names):
             return None
         for name, priority in sorted(wanted.items()):
             if present.get(name) != priority:
@@ -354,7 +354,7 @@ class Keeper:
                 continue
             for life in state.running:
                 if not self._membership.answered(life):
-                    name = self._membership.name(life.node)
+                    name = self._env.name_of(life.node)
                     why = self._membership.fencing.get(life, "has not answered in this term")
                     out.append((state.uuid, f"{name}: {why}"))
             absence = self._absent.get(state.uuid)
@@ -366,6 +366,6 @@ class Keeper:
         return out
 
     def _misses(self, array: ArrayId, life: Life, missing: Missing) -> list[tuple[str, str]]:
-        name = self._membership.name(life.node)
+        name = self._env.name_of(life.node)
         devices: list[tuple[DeviceId, str]] = sorted(missing.items())
         return [(array, f"{name} misses {device}: {why}") for device, why in devices]

@@ -46,7 +46,6 @@ class Membership:
         env: Env,
         ledger: Ledger,
         election: Election,
-        names: dict[NodeId, str],
         *,
         on_report: Callable[[Life, Report], None],
         on_fenced: Callable[[Life], None],
@@ -55,7 +54,6 @@ class Membership:
         self._env = env
         self._ledger = ledger
         self._election = election
-        self._names = names
         self._on_report = on_report
         self._on_fenced = on_fenced
         self._behind = behind
@@ -79,7 +77,7 @@ class Membership:
     def peer_up(self, life: Life, name: str) -> None:
         self.lives[life.node] = life
         self.up.add(life.node)
-        self._names[life.node] = name
+        self._env.names[life.node] = name
         self._env.notify("node_up", node=life.node, name=name)
         if self._election.is_writer:
             self.peers.setdefault(life.node, Peer(self._env.now_ms))
@@ -87,14 +85,7 @@ class Membership:
     def peer_down(self, node: NodeId) -> None:
         if node in self.up:
             self.up.discard(node)
-            self._env.notify("node_down", node=node, name=self._names.get(node, ""))
-
-    def name(self, node: NodeId) -> str:
-        return self.all_names().get(node, node)
-
-    def all_names(self) -> dict[NodeId, str]:
-        """Line names of all nodes seen, this one among them."""
-        return {**self._names, self._env.me.node: self._env.name}
+            self._env.notify("node_down", node=node, name=self._env.name_of(node))
 
     # --- beats: the writer ----------------------------------------------------------------
 
@@ -186,7 +177,7 @@ class Membership:
             node for node, peer in self.peers.items() if now - peer.last_ack_ms > t.suspect_ms
         }
         for node in sorted(suspects - self.suspects):
-            self._env.notify("node_suspect", node=node, name=self._names.get(node, ""))
+            self._env.notify("node_suspect", node=node, name=self._env.name_of(node))
         self.suspects = frozenset(suspects)
         for life in sorted(self.listed()):
             if self._is_gone(life):
@@ -237,7 +228,7 @@ class Membership:
         self.fencing[life] = "a fence provider"
         if life not in self._condemned:
             self.reports.pop(life, None)
-        self._env.notify("node_evicted", node=life.node, name=self._names.get(life.node, ""))
+        self._env.notify("node_evicted", node=life.node, name=self._env.name_of(life.node))
         self._env.emit(Fence(life))
 
     def on_fence_waits(self, ev: FenceWaits) -> None:

@@ -163,7 +163,6 @@ class Node:
     ) -> None:
         self.env = Env(me, name, timing, seed)
         self.env.now_ms = now_ms
-        self._names: dict[NodeId, str] = {}
         self._lines = lines
         self._lines_digest = lines_digest
         self._spectator = spectator
@@ -191,7 +190,6 @@ class Node:
         self.election = Election(
             env,
             self.ledger,
-            self._names,
             spectator=self._spectator,
             lines_digest=self._lines_digest,
             won=self._won,
@@ -201,7 +199,6 @@ class Node:
             env,
             self.ledger,
             self.election,
-            self._names,
             on_report=self._on_first_report,
             on_fenced=self._on_life_fenced,
             behind=self._check_behind,
@@ -213,9 +210,9 @@ class Node:
             self._on_released_here,
             lambda array: array in self.departures.left,
         )
-        self.rounds = Rounds(env, lambda life: self.membership.name(life.node))
+        self.rounds = Rounds(env, lambda life: self.env.name_of(life.node))
         self.preparing = Preparing(
-            self._me,
+            env,
             self.ledger,
             self.membership,
             self.rounds,
@@ -442,9 +439,7 @@ class Node:
         cluster = self.ledger.cluster
         if self.election.broken:
             return self.election.broken
-        seen = set(self.membership.all_names().values()) & {
-            self.membership.all_names().get(n, "") for n in (*self.membership.up, self._me.node)
-        }
+        seen = {self.env.name_of(n) for n in (*self.membership.up, self._me.node)}
         there = [v.name for v in cluster.voters if v.name in seen]
         gone = [v.name for v in cluster.voters if v.name not in seen]
         if not cluster.uuid and gone:
@@ -500,7 +495,7 @@ class Node:
         for key, stamp in projected.items():
             self.ledger.note_projected(key, stamp)
         if CLUSTER_KEY not in newest:
-            names = self.membership.all_names()
+            names = self.env.names
             seed = f"{self._me.node}/{self._me.boot_id}/{self.ledger.term}"
             newest = {**newest, CLUSTER_KEY: birth(self.ledger.cluster, names, seed)}
         self.rounds.begin_term(self.ledger.term)

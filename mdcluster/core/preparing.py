@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from mdcluster.core.arrays import survives_without
 from mdcluster.core.commits import Commits
+from mdcluster.core.env import Env
 from mdcluster.core.ledger import Ledger, may_vote
 from mdcluster.core.membership import Membership
 from mdcluster.core.model import (
@@ -38,7 +39,7 @@ class Preparing:
 
     def __init__(
         self,
-        me: Life,
+        env: Env,
         ledger: Ledger,
         membership: Membership,
         rounds: Rounds,
@@ -46,7 +47,7 @@ class Preparing:
         local_fault: str,
         note_missing: Callable[[str, Life, Missing], None],
     ) -> None:
-        self._me = me
+        self._env = env
         self._ledger = ledger
         self._membership = membership
         self._rounds = rounds
@@ -83,7 +84,7 @@ class Preparing:
 
     def candidates(self) -> set[Life]:
         """The lives that could run an array now: voters the writer hears, itself among them."""
-        lives = {self._me}
+        lives = {self._env.me}
         for node, life in self._membership.lives.items():
             if self._membership.alive(node) and may_vote(self._ledger.cluster, node, None):
                 lives.add(life)
@@ -93,7 +94,7 @@ class Preparing:
         return {x for x in state.running if x not in self._membership.fenced}
 
     def _users(self, state: ArrayState) -> set[Life]:
-        return self._running(state) or {self._me}
+        return self._running(state) or {self._env.me}
 
     # --- claim ----------------------------------------------------------------------------
 
@@ -113,7 +114,7 @@ class Preparing:
     def _problem(self, round_: Round) -> str:
         """What stands against a claim, in one line, naming the nodes."""
         for life, reply in sorted(round_.replies.items()):
-            name = self._membership.name(life.node)
+            name = self._env.name_of(life.node)
             if reply.problem:
                 return f"node {name}: {reply.problem}"
             for device, why in reply.missing:
@@ -138,7 +139,7 @@ class Preparing:
                 runners = [x for x, m in missing.items() if set(m) <= set(gone)]
                 self.commits.round_done(track, tuple(sorted(runners)), failures)
             else:
-                text = why or _why_not(missing, self._membership) or self._problem(round_)
+                text = why or _why_not(missing, self._env) or self._problem(round_)
                 if start:
                     text += "; to start it without them, use --run"
                 self._rounds.abandon(round_)
@@ -228,9 +229,9 @@ def _missing_everywhere(all_missing: list[Missing]) -> Missing:
     return {d: all_missing[0][d] for d in common}
 
 
-def _why_not(missing: dict[Life, Missing], membership: Membership) -> str:
+def _why_not(missing: dict[Life, Missing], env: Env) -> str:
     parts = [
-        f"node {membership.name(life.node)} misses {device} ({why})"
+        f"node {env.name_of(life.node)} misses {device} ({why})"
         for life, gone in sorted(missing.items())
         for device, why in sorted(gone.items())
     ]

@@ -69,7 +69,7 @@ def view_of(node: "Node") -> NodeView:
             (array, *pass_.progress()) for array, pass_ in sorted(node.keeper.passes.items())
         ),
         waiting=tuple(_waiting(node)),
-        names=tuple(sorted(membership.all_names().items())),
+        names=tuple(sorted(node.env.names.items())),
         up=frozenset(membership.up),
     )
 
@@ -81,7 +81,7 @@ def _waiting(node: "Node") -> list[tuple[str, str]]:
     if writer is None:
         out.append((CLUSTER_KEY, node.why_no_writer()))
     elif node.membership.holding_all and node.replica.states:
-        name = node.membership.name(writer)
+        name = node.env.name_of(writer)
         out.append((CLUSTER_KEY, f"{node.env.name} holds its writes: no I/O lease from {name}"))
     out.extend((array, f"left here: {why}") for array, why in node.departures.left.items())
     return out

@@ -157,7 +157,7 @@ def _not_counted(event: SyncReached, hi: int) -> str:
 
 
 def _old_voters_decide(self: Election, newest: dict[str, Entry]) -> bool:
-    return is_quorum(self._ledger.cluster, self._votes, self._all_names())
+    return is_quorum(self._ledger.cluster, self._votes, self._env.names)
 
 
 def _report_at_once(self: Node) -> None:
