@@ -4,7 +4,8 @@ The contract: effects are carried out in order, in one lane. What stands behind 
 waits until that is durable (persist before send). Exempt, at once, are urgent sends
 (heartbeats: they promise nothing that must be durable), SetTimer, OpenGate and ShutGate.
 Effects that take time (driver, fencing) are started in order and complete by an event of
-their own; those of one array are started one after the other has completed.
+their own. Those of one array run one after the other, but for two that only start in that
+order: a HoldRange drains writes that may need the next Apply, a LimitSync copies for long.
 A Send to the node itself comes back as Received after the lane has come to it.
 """
 

@@ -76,7 +76,8 @@ class Member:
     data_offset_sectors: int
     data_size_sectors: int
     recovery_sectors: int = 0  # RECOVERING only: valid below this
-    by_bitmap: bool = False  # RECOVERING only: a re-add, only the dirty chunks are copied
+    by_bitmap: bool = False  # RECOVERING: a re-add, only the dirty chunks are copied; FAULTY:
+    # the bitmaps still tell all that it has missed, so it may be re-added
 
 
 class SyncKind(StrEnum):
@@ -93,8 +94,9 @@ class SyncPass:
 
     serial: int  # grows with every pass of this array
     kind: SyncKind
-    position_sectors: int  # checkpoint: complete and flushed below this (array sectors for
-    # raid1; per-device sectors for raid10, as md's resync_offset)
+    position_sectors: int  # checkpoint: complete and flushed below this. raid1: array sectors;
+    # raid10: sectors of each device (md counts a raid10 resync in array sectors, so what is
+    # written to superblocks is converted)
 
 
 @dataclass(frozen=True, slots=True)
