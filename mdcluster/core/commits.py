@@ -60,6 +60,10 @@ from mdcluster.core.replica import digest
 from mdcluster.core.tracks import OPEN_MAX, QUEUE_MAX, Ask, Commit, Stage, Track
 from mdcluster.core.voters import change_voters
 
+PROJECT_TIMER = "project"
+PROJECT_AGAIN_MAX_MS = 8_000
+"""Longest wait before superblocks that could not be written are written again."""
+
 StartRound = Callable[[Track, Ask], bool]
 """Begin a round for this proposal if its change needs one; True: it answers by `commit_now`."""
 
@@ -115,6 +119,7 @@ class Commits:
         self._recommits = set()
         self._caught_up_ms = {}
         self._env.timers.cancel_all("commit")
+        self._env.timers.cancel_all(PROJECT_TIMER)
 
     # --- proposals ------------------------------------------------------------------------
 
@@ -405,11 +410,26 @@ class Commits:
             return
         if not ev.written and not ev.failed and entry.state.writable:
             return  # refused by the gate: tried again when the lease lives
-        if not ev.failed:
+        if ev.failed:
+            self._again_soon(track)
+        else:
+            track.again_ms = 0
             self._ledger.note_projected(track.key, ev.stamp)
         for device, why in ev.failed:
             self._failed_member(entry.state, device, why)
         self._distribute(track)
+
+    def _again_soon(self, track: Track) -> None:
+        """The member may have to stay (the last good one): project again, with backoff."""
+        least_ms = self._env.timing.retry_max_ms
+        track.again_ms = min(max(2 * track.again_ms, least_ms), PROJECT_AGAIN_MAX_MS)
+        self._env.after((PROJECT_TIMER, track.key), track.again_ms)
+
+    def on_project_timer(self, key: str) -> None:
+        track = self.tracks.get(key)
+        if track is not None and track.committed is not None:
+            track.reproject = True
+            self.next(track)
 
     # --- apply and release ----------------------------------------------------------------
 

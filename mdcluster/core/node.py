@@ -17,7 +17,7 @@ without an I/O lease, pinning reads, the writer's own proposals), then the timer
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from mdcluster.core import asks, departures, election, replica, responder, rounds
+from mdcluster.core import asks, commits, departures, election, replica, responder, rounds
 from mdcluster.core.asks import Asks
 from mdcluster.core.commits import Commits
 from mdcluster.core.departures import NO_VOTER, Departures
@@ -357,6 +357,7 @@ class Node:
             "silence": lambda _: None,  # so are the reads to be pinned
             "fence": lambda k: self.membership.on_fence_timer(Life(NodeId(k[1]), k[2])),
             "commit": lambda k: self.commits.on_timer(k[1]),
+            commits.PROJECT_TIMER: lambda k: self.commits.on_project_timer(k[1]),
             replica.TIMER: lambda k: self.replica.on_timer(ArrayId(k[1])),
             responder.TIMER: lambda k: self.responder.on_timer(int(k[1])),
             rounds.TIMER: lambda k: self.rounds.on_timer(int(k[1])),

@@ -187,8 +187,9 @@ class Replica:
 
     def give_up(self, array: ArrayId, device: DeviceId) -> None:
         """The member cannot be failed (the last good one): its held writes fail instead."""
-        self._held_by.get(array, set()).discard(device)
-        self._begin_unlocking(array, {device})
+        if device in self._held_by.get(array, set()):
+            self._held_by[array].discard(device)
+            self._begin_unlocking(array, {device})
 
     def leaving(self, array: ArrayId) -> None:
         """The array is about to be left: nothing is applied to it until that is done."""

@@ -66,5 +66,6 @@ class Track:
     problems: dict[Life, str] = field(default_factory=dict)
     released: Stamp = ZERO
     reproject: bool = False
+    again_ms: int = 0  # present backoff of failed superblocks
     writing: bool = False  # superblocks are being written
     wait_ms: int = 0  # present backoff
