@@ -9,13 +9,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mdcluster.daemon.errors import exit_code
-from mdcluster.daemon.sdnotify import SystemdNotifier
-
 from mdcluster.config.clusterips import CLUSTER_FILE, find_self, load_cluster_file
 from mdcluster.config.localhost import local_hosts
 from mdcluster.config.settings import SETTINGS_FILE, load_settings
 from mdcluster.core.timing import proof
+from mdcluster.daemon.errors import exit_code
+from mdcluster.daemon.sdnotify import SystemdNotifier
 from mdcluster.errors import MdclusterError
 from mdcluster.runtime.observe import log_to_stderr
 

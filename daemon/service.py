@@ -15,8 +15,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdcluster.daemon.sdnotify import SystemdNotifier
-
 from mdcluster.config.clusterips import ClusterFile, NodeLine, find_self, load_cluster_file
 from mdcluster.config.errors import ConfigError
 from mdcluster.config.identity import StateLock, load_or_create
@@ -27,6 +25,8 @@ from mdcluster.core.model import CLUSTER_KEY, Life, NodeId
 from mdcluster.core.node import Node
 from mdcluster.core.timing import digest, withhold_after
 from mdcluster.core.windows import SyncLimits
+from mdcluster.daemon.peers import Peers, line_of, lines_of
+from mdcluster.daemon.sdnotify import SystemdNotifier
 from mdcluster.fence.chain import FenceChain
 from mdcluster.fence.process import ProcessFence, ProcessLock
 from mdcluster.gate import Gate, boottime_ms
@@ -34,7 +34,6 @@ from mdcluster.md.embedded import EmbeddedDriver
 from mdcluster.members import Members
 from mdcluster.mesh.hello import Hello
 from mdcluster.mesh.mesh import Mesh
-from mdcluster.mesh.roster import Line as MeshLine
 from mdcluster.requests import Requests
 from mdcluster.runtime import observe
 from mdcluster.runtime.executor import Executor
@@ -74,6 +73,7 @@ class Service:
         self._stop = asyncio.Event()
         self._runtime: Runtime | None = None
         self._mesh: Mesh | None = None
+        self._peers: Peers | None = None
         self._hello: Hello | None = None
         self._quiet = True  # nothing this process sent to a device is under way
 
@@ -110,9 +110,10 @@ class Service:
             for text in str(error).splitlines():
                 log.error("not reloaded: %s", text)
             return str(error)
+        old = lines_of(self._place.cluster_file, self._place.line)
         self._place = Place(self._settings, self._place.clusterips, new, line)
-        if self._mesh is not None and self._runtime is not None:
-            self._mesh.reload(_mesh_peers(new, line))
+        if self._peers is not None and self._runtime is not None:
+            self._peers.change(old, lines_of(new, line))
             self._runtime.feed(LinesChanged(_core_lines(new), new.digest()))
             self._say_hello()
         log.info("%s was read again: %d nodes", self._place.clusterips, len(new.nodes))
@@ -158,6 +159,9 @@ class Service:
         await self._open_doors(
             owned, me, starts, executor, self._handler(runtime, node, driver, members)
         )
+        assert self._mesh is not None
+        self._peers = Peers(self._mesh, node.view)
+        owned.callback(self._peers.close)
         runtime.start()
         self._forget_old_lease_later(runtime, lease_before_ms, starts)
         log.info(
@@ -259,8 +263,8 @@ class Service:
         )
         self._mesh = mesh = Mesh(
             self._hello,
-            _mesh_line(place.line),
-            _mesh_peers(place.cluster_file, place.line),
+            line_of(place.line),
+            lines_of(place.cluster_file, place.line),
             on_message=runtime.message,
             on_up=self._peer_up,
             on_down=lambda node, _reason: runtime.peer_down(node),
@@ -350,14 +354,6 @@ def _directory(path: Path, key: str) -> Path:
 
 def _core_lines(file: ClusterFile) -> tuple[Line, ...]:
     return tuple(Line(node.name, node.spectator, node.priority) for node in file.nodes)
-
-
-def _mesh_line(line: NodeLine) -> MeshLine:
-    return MeshLine(line.name, tuple((address.host, address.port) for address in line.addresses))
-
-
-def _mesh_peers(file: ClusterFile, me: NodeLine) -> list[MeshLine]:
-    return [_mesh_line(node) for node in file.nodes if node.name != me.name]
 
 
 def _sync_limits(settings: Settings) -> SyncLimits:

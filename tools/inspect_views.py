@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from mdcluster.tools.inspect_payload import decode_payload, outline
-
 from mdcluster.metadata import bitmap, examine
 from mdcluster.metadata.cluster_area import Header, NodeEntry
 from mdcluster.metadata.device import DeviceReader
@@ -20,6 +18,7 @@ from mdcluster.metadata.layout import AREA_OFFSET_BYTES, covered_sectors
 from mdcluster.metadata.rings import LANE_NAMES, Record, Ring, record_offset_bytes
 from mdcluster.metadata.scan import ArrayMembers, Member, Scan
 from mdcluster.metadata.superblock import FEATURE_RECOVERY, Superblock, md_uuid
+from mdcluster.tools.inspect_payload import decode_payload, outline
 
 EXTENTS_SHOWN: Final = 16
 

@@ -13,12 +13,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from mdcluster.tools import inspect_views
-from mdcluster.tools.inspect_views import Report, Section
-
 from mdcluster.metadata.errors import DeviceError, MetadataError
 from mdcluster.metadata.examine import printable
 from mdcluster.metadata.scan import MAX_DEVICES, Scan, scan
+from mdcluster.tools import inspect_views
+from mdcluster.tools.inspect_views import Report, Section
 
 EXIT_FINE: Final = 0
 EXIT_DAMAGED: Final = 1

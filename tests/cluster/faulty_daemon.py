@@ -23,9 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mdcluster.daemon import main, service
-
 from mdcluster.core.model import ArrayId, SyncKind
+from mdcluster.daemon import main, service
 from mdcluster.gate import Gate, GateShutError, boottime_ms
 from mdcluster.md.embedded import EmbeddedDriver
 from mdcluster.md.faults import Access, Direction, Faults, Purpose

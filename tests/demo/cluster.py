@@ -17,12 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from mdcluster.tools.mdcadm import main as mdcadm_main
-
 from mdcluster.control.arrays import ArrayDetail
 from mdcluster.control.client import Client
 from mdcluster.control.errors import ControlError
 from mdcluster.control.verbs import ArrayArgs, Verb
+from mdcluster.tools.mdcadm import main as mdcadm_main
 from tests.cluster.harness import Cluster, Daemon, TooLongError
 from tests.demo.errors import CheckError
 

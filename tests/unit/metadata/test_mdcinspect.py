@@ -11,11 +11,11 @@ from pathlib import Path
 
 import msgpack  # type: ignore[import-untyped]
 import pytest
-from mdcluster.tools import inspect_payload, mdcinspect
 
 from mdcluster.metadata import layout, rings
 from mdcluster.metadata import superblock as sb
 from mdcluster.metadata.errors import DamagedError, Where
+from mdcluster.tools import inspect_payload, mdcinspect
 from tests.unit.metadata.images import Images, record, write_images
 
 VIEWS = ("superblock", "checkpoint", "bitmap", "rings")

@@ -10,7 +10,6 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mdcluster.tools import inspect_views
 
 from mdcluster.metadata import cluster_area, layout, rings, scan
 from mdcluster.metadata import superblock as sb
@@ -28,6 +27,7 @@ from mdcluster.metadata.errors import (
     UnsupportedError,
 )
 from mdcluster.metadata.superblock import Superblock
+from mdcluster.tools import inspect_views
 from tests.unit.metadata.images import (
     CLUSTER,
     SIZE_BYTES,

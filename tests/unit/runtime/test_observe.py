@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from mdcluster.daemon.sdnotify import SystemdNotifier
 
 from mdcluster.core.model import NodeId
+from mdcluster.daemon.sdnotify import SystemdNotifier
 from mdcluster.runtime import observe
 from mdcluster.runtime.observe import JsonFormatter, TextFormatter
 

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mdcluster.tools import cluster, detail, mdstat
-from mdcluster.tools.output import Output, duration, one_line
 
 from mdcluster.control.arrays import (
     ArrayDetail,
@@ -21,6 +19,8 @@ from mdcluster.control.arrays import (
     SyncWord,
 )
 from mdcluster.metadata import examine
+from mdcluster.tools import cluster, detail, mdstat
+from mdcluster.tools.output import Output, duration, one_line
 from tests.unit.control.samples import DETAIL, MDSTAT, STATUS, SYNC
 
 

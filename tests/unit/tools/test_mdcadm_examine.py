@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from mdcluster.tools import mdcadm
 
 from mdcluster.metadata import superblock as sb
+from mdcluster.tools import mdcadm
 from tests.unit.metadata import images
 
 MDADM = shutil.which("mdadm", path="/usr/sbin:/sbin:/usr/local/sbin:/usr/bin")

@@ -5,6 +5,7 @@ import shlex
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mdcluster.tools import grammar, values
 from mdcluster.tools.actions import create_args
 from mdcluster.tools.command import Command, Plea, Step

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mdcluster.tools import mdcadm, progress
-from mdcluster.tools.output import Output
 
 from mdcluster.control.arrays import ArrayWord, MemberWord, Started, Waited
 from mdcluster.control.protocol import Request
 from mdcluster.control.server import ReplySink
 from mdcluster.control.shape import plain
 from mdcluster.control.status import WhyData
+from mdcluster.tools import mdcadm, progress
+from mdcluster.tools.output import Output
 from tests.unit.control.fake import FakeDaemon, answers
 from tests.unit.control.samples import ARRAYS, DETAIL, MDSTAT, STATUS, SYNC
 
