@@ -2,8 +2,9 @@
 
 Rules of this file:
 
-* the end of a life is committed only after it was fenced; a life joins an array only after
-  every life listed there has answered in this term or has ended;
+* the end of a life is committed only after it was fenced; a life joins an array only if it runs
+  on a life that has answered in this term, or if every life listed there has ended, and never
+  beside an earlier life of its own node;
 * a pass begins or goes on only after every listed life has answered in this term or was
   fenced: an old writer's kernel may still be copying;
 * a member that no node can find is failed, after DEGRADED_WAIT_MS, so that an array starts
@@ -129,10 +130,10 @@ class Keeper:
         for life in state.running:
             if life in self._membership.fenced:
                 self._commits.own(EndLife(state.uuid, life))
+        if state.active and self._joinable(state):
+            self._join(state)
         if not self._all_answered(state):
             return
-        if state.active:
-            self._join(state)
         settled = track.stage is Stage.IDLE and not track.open and not track.queue
         if settled and not self._failures_pending(state.uuid):
             self._resume_after_failure(state.uuid)
@@ -159,13 +160,21 @@ class Keeper:
             self._hand_over_ms = self._env.now_ms + HAND_OVER_WAIT_MS
             self._commits.own(HandOver(target))
 
+    def _joinable(self, state: ArrayState) -> bool:
+        """Whether it is known to run, or surely runs nowhere: a silent life may hold anything."""
+        answered = [self._membership.answered(life) for life in state.running]
+        return any(answered) or not answered
+
     def _all_answered(self, state: ArrayState) -> bool:
         return all(self._membership.answered(life) for life in state.running)
 
     # --- joins ----------------------------------------------------------------------------
 
     def _join(self, state: ArrayState) -> None:
-        wanted = [x for x in self._candidates() - set(state.running) if self._may_join(state, x)]
+        listed = {life.node for life in state.running}  # in this life, or in one not yet ended
+        wanted = [
+            x for x in self._candidates() if x.node not in listed and self._may_join(state, x)
+        ]
         if wanted and not self._paused_for_join(state.uuid):
             return
         for life in sorted(wanted):
