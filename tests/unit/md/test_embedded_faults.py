@@ -1,6 +1,7 @@
 """What the embedded driver does when members fail, hang, or the world is frozen at a bad moment."""
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -134,6 +135,26 @@ async def test_a_failing_bitmap_write_fails_the_member_and_holds_the_write(
     await lab.driver.hold(ARRAY, 0, 0)
     await lab.release(device(1))
     await asyncio.wait_for(write, PATIENCE_S)
+
+
+@pytest.mark.parametrize("how", ["cut", "removed"])
+async def test_an_image_that_was_cut_or_removed_is_a_disk_that_vanished(
+    lab: EmbeddedLab, how: str
+) -> None:
+    """A write would lengthen it again, with zeros where data were."""
+    await lab.start(array())
+    path = Path(lab.path(device(1)))
+    if how == "cut":
+        os.truncate(path, 4096)
+    else:
+        path.unlink()
+    write = asyncio.create_task(lab.write(0, b"x" * BLOCK))
+    why = await lab.failure_of(device(1))
+    assert ("it was longer" if how == "cut" else "was removed") in why
+    await lab.release(device(1))
+    await asyncio.wait_for(write, PATIENCE_S)
+    assert await lab.read(0, BLOCK) == b"x" * BLOCK
+    assert not path.exists() if how == "removed" else path.stat().st_size == 4096
 
 
 async def test_a_new_member_has_the_bits(lab: EmbeddedLab) -> None:
