@@ -96,10 +96,10 @@ class Departures:
     # --- arrays that are left ---------------------------------------------------------------
 
     def leave(self, array: ArrayId, why: str) -> None:
-        """Stop an array here, and stay out of it."""
+        """Stop an array here (it may never have got as far as running), and stay out of it."""
         self.left[array] = why
         self._unlisted.discard(array)
-        if array in self._replica.states and array not in self._leaving:
+        if array not in self._leaving:
             self._env.notify("array_left", array=array, why=why)
             self._stop(array)
 
