@@ -393,11 +393,6 @@ class Commits:
             if track.stage is Stage.PROJECTING:
                 self._write_superblocks(track)
 
-    @property
-    def projecting(self) -> bool:
-        """Whether writes to superblocks are under way (a transfer waits for them)."""
-        return any(t.writing for t in self.tracks.values())
-
     def on_superblocks(self, ev: SuperblocksWritten) -> None:
         track = self.tracks.get(ev.array)
         if track is None:
