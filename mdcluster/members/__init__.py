@@ -1,7 +1,6 @@
 """Between the core's effects and the shared disks: find members, prove them, write metadata."""
 
 from mdcluster.members.errors import (
-    AccessLateError,
     MembersError,
     NewerFoundError,
     WrongDeviceError,
@@ -11,7 +10,6 @@ from mdcluster.members.members import Members, Proved
 from mdcluster.members.registry import Registry
 
 __all__ = [
-    "AccessLateError",
     "Look",
     "Members",
     "MembersError",

@@ -7,10 +7,6 @@ class MembersError(MdclusterError):
     """A member cannot be found, proved, read or written; says which, why and what to do."""
 
 
-class AccessLateError(MembersError):
-    """A device did not answer in time; what was asked of it may still happen."""
-
-
 class WrongDeviceError(MembersError):
     """What stands at a path is not the device that is meant; nothing was written."""
 

@@ -38,14 +38,14 @@ from mdcluster.members.area import (
     probe_member,
     write_member,
 )
-from mdcluster.members.errors import AccessLateError, MembersError, NewerFoundError
+from mdcluster.members.errors import MembersError, NewerFoundError
 from mdcluster.members.look import Look
 from mdcluster.members.nonceblock import NONCE_BYTES
 from mdcluster.members.nonces import Marked, mark, objection, unmark
 from mdcluster.members.projection import uuid_of
 from mdcluster.members.registry import Registry
 from mdcluster.members.slots import slot_offset_sectors, zero_slot
-from mdcluster.members.workers import Workers
+from mdcluster.workers import AccessLateError, Workers
 
 log = logging.getLogger(__name__)
 
@@ -332,7 +332,7 @@ class Members:
             ids = uuid_of(state.uuid, "array"), uuid_of(device, "device"), uuid_of(self._me, "node")
             call = partial(probe_member, path, *ids)
             return await self.workers.run(path, self._timing.probe_deadline_ms, call)
-        except MembersError as error:
+        except MdclusterError as error:
             return str(error)
 
 

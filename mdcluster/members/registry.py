@@ -10,9 +10,9 @@ import os
 from collections.abc import Iterable
 
 from mdcluster.core.model import DeviceId
-from mdcluster.members.errors import AccessLateError, MembersError
+from mdcluster.members.errors import MembersError
 from mdcluster.members.look import Identity, Look, candidates, look
-from mdcluster.members.workers import Workers
+from mdcluster.workers import AccessLateError, Workers
 
 LOOKS_AT_ONCE = 16
 RESCAN_MIN_MS = 1000

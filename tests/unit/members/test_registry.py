@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mdcluster.members import MembersError, Registry
 from mdcluster.members.look import Look, candidates, look
 from mdcluster.members.nonceblock import NONCE_BYTES, Nonce, decode_nonce, encode_nonce
-from mdcluster.members.workers import Workers
+from mdcluster.workers import Workers
 from tests.unit.members import kit
 from tests.unit.members.kit import Host, image
 

@@ -16,7 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from mdcluster.members.errors import AccessLateError
+from mdcluster.errors import MdclusterError
+
+
+class AccessLateError(MdclusterError):
+    """A device did not answer in time; what was asked of it may still happen."""
+
 
 THREADS_MAX = 128
 SPARE_MAX = 8

@@ -6,8 +6,7 @@ import threading
 
 import pytest
 
-from mdcluster.members.errors import AccessLateError
-from mdcluster.members.workers import Workers
+from mdcluster.workers import AccessLateError, Workers
 
 
 async def test_results_and_errors_come_back() -> None:
