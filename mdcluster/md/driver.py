@@ -13,7 +13,7 @@ for arrays with externally managed metadata; the semantics are those of a stock 
 Positions and sizes in sectors of 512 bytes. Errors are :class:`DriverError`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -122,8 +122,11 @@ class MdDriver(Protocol):
     async def add(self, array: ArrayId, member: Member, path: str) -> None:
         """Attach as spare, or as write target of its role (RECOVERING) or in sync."""
 
-    async def take_in(self, array: ArrayId, device: DeviceId) -> None:
-        """A member that was recovered is in sync from here on: reads may use it."""
+    async def take_in(self, array: ArrayId, devices: Iterable[DeviceId]) -> None:
+        """Members that were recovered are in sync from here on: reads may use them.
+
+        All of a pass at once: md would begin to recover one that is left behind.
+        """
 
     async def hold(self, array: ArrayId, lo_sectors: int, hi_sectors: int) -> None:
         """Hold writes in exactly [lo, hi); returns after in-flight writes have drained."""

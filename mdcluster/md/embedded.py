@@ -247,9 +247,10 @@ class EmbeddedDriver:
             attached.io.close()
             raise
 
-    async def take_in(self, array: ArrayId, device: DeviceId) -> None:
-        """From here on the member is read."""
-        self._of(array).array.members.take_in(device)
+    async def take_in(self, array: ArrayId, devices: Iterable[DeviceId]) -> None:
+        """From here on the members are read."""
+        for device in devices:
+            self._of(array).array.members.take_in(device)
 
     # --- holds, reads, bits -------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ class Add:
 @dataclass(frozen=True, slots=True)
 class TakeIn:
     array: ArrayId
-    device: DeviceId
+    devices: tuple[DeviceId, ...]
 
 
 Step = Start | Stop | Fail | Remove | Add | TakeIn
@@ -114,11 +114,12 @@ def _member_steps(
     status: ArrayStatus, state: ArrayState, paths: Mapping[DeviceId, str], spectator: bool
 ) -> tuple[Step, ...]:
     here = {m.device: m for m in status.members}
-    steps: list[Step] = [
-        TakeIn(state.uuid, device)
+    recovered = tuple(
+        device
         for device, local in here.items()
         if (entry := state.member(device)) and _is_recovered(local, entry)
-    ]
+    )
+    steps: list[Step] = [TakeIn(state.uuid, recovered)] if recovered else []
     leaving = {device: _leave(state, local) for device, local in here.items()}
     new = tuple(m for m in state.writable if m.device not in here or leaving[m.device])
     found = _needed_paths(state, new, paths, spectator)
@@ -206,7 +207,7 @@ async def carry_out(
         elif isinstance(step, Add):
             await driver.add(step.array, step.member, step.path)
         else:
-            await driver.take_in(step.array, step.device)
+            await driver.take_in(step.array, step.devices)
 
 
 async def _start(driver: MdDriver, step: Start, before_run: BeforeRun) -> None:

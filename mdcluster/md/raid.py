@@ -34,7 +34,10 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Array sectors [lo, hi) that lie in one run on each device; copies in the order of roles."""
+    """Array sectors [lo, hi) that lie in one run on each device.
+
+    copies: in md's order, which is also that in which it reads and copies: for raid1 the roles.
+    """
 
     lo_sectors: int
     hi_sectors: int
@@ -95,8 +98,7 @@ class Geometry:
     def _copies_of(self, sector: int) -> tuple[Copy, ...]:
         chunk, within = divmod(sector, self.chunk_sectors)
         places = (divmod(_COPIES * chunk + copy, self.raid_disks) for copy in range(_COPIES))
-        copies = (Copy(role, row * self.chunk_sectors + within) for row, role in places)
-        return tuple(sorted(copies, key=lambda copy: copy.role))
+        return tuple(Copy(role, row * self.chunk_sectors + within) for row, role in places)
 
     def array_range(self, lo_sectors: int, hi_sectors: int) -> tuple[int, int]:
         """The array sectors with a copy in the sync positions [lo, hi), outward: to be held."""

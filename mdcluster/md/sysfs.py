@@ -1,7 +1,7 @@
 """md's sysfs attributes, read and written with errors in words. Blocking; no decisions.
 
 Below ``/sys/block/<md name>/md`` the kernel shows one directory for each array
-(Documentation/admin-guide/md.rst; drivers/md/md.c, ``md_default_attrs`` and ``rdev_default_attrs``).
+(Documentation/admin-guide/md.rst; drivers/md/md.c, ``md_default_attrs``, ``rdev_default_attrs``).
 Sizes are as md takes them: sectors of 512 bytes, but KiB in ``component_size`` and ``dev-*/size``,
 bytes in ``chunk_size`` and ``bitmap/chunksize``.
 
@@ -130,10 +130,10 @@ class MemberDir:
         return _number(words[1]) if len(words) > 1 else 0
 
     @property
-    def sectors_written(self) -> int:
-        """Since the host was started, whoever wrote them."""
+    def sectors_moved(self) -> int:
+        """Read and written since the host was started, whoever did."""
         words = read_attribute(self.block / "stat").split()
-        return _number(words[6]) if len(words) > 6 else 0
+        return _number(words[2]) + _number(words[6]) if len(words) > 6 else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -527,7 +527,7 @@ async def test_a_replaced_faulty_member_does_not_keep_bits(lab: EmbeddedLab) -> 
     await lab.driver.start_sync(ARRAY, SyncKind.RECOVER, 0)
     await lab.driver.limit_sync(ARRAY, SIZE_SECTORS)
     await lab.driver.stop_sync(ARRAY)
-    await lab.driver.take_in(ARRAY, device(4))
+    await lab.driver.take_in(ARRAY, [device(4)])
     await lab.write(0, b"x" * BLOCK)
     await lab.driver.stop(ARRAY)
     assert lab.slot_of(device(0)) == lab.slot_of(device(4)) == bytes(4096)

@@ -129,7 +129,7 @@ async def test_fail_replace_and_recover_under_load(
     await lab.driver.stop_sync(ARRAY)
     await lab.driver.hold(ARRAY, 0, geometry_of(state).array_sectors)
     assert lab.driver.status(ARRAY).clean
-    await lab.driver.take_in(ARRAY, fresh.device)
+    await lab.driver.take_in(ARRAY, [fresh.device])
     await lab.driver.hold(ARRAY, 0, 0)
     load.stop = True
     await asyncio.wait_for(running, PATIENCE_S)

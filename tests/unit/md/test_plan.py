@@ -1,5 +1,6 @@
 """From what runs here to what was committed: exact steps, and any history carried out."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -125,10 +126,11 @@ class Model:
         in_sync = member.state is MemberState.IN_SYNC
         self._put(MemberStatus(member.device, member.role, in_sync, False, False, 0))
 
-    async def take_in(self, array: ArrayId, device: DeviceId) -> None:
-        status = self._at(device)
-        assert not status.faulty and status.role >= 0
-        self._put(replace(status, in_sync=True))
+    async def take_in(self, array: ArrayId, devices: Iterable[DeviceId]) -> None:
+        for one in devices:
+            status = self._at(one)
+            assert not status.faulty and status.role >= 0
+            self._put(replace(status, in_sync=True))
 
     async def bring(self, state: ArrayState) -> None:
         await carry_out(
@@ -211,7 +213,7 @@ def test_a_spare_becomes_a_target_and_is_taken_in() -> None:
         Add(ARRAY, target, "/dev/disk2"),
     )
     state = replace(array(), members=(member(0), member(2, role=1)))
-    assert steps(state, local(0), local(2, role=1, in_sync=False)) == (TakeIn(ARRAY, device(2)),)
+    assert steps(state, local(0), local(2, role=1, in_sync=False)) == (TakeIn(ARRAY, (device(2),)),)
     assert steps(state, local(0), local(2, role=1)) == ()
 
 
@@ -226,7 +228,7 @@ def test_re_add_of_a_member_that_is_faulty_here() -> None:
 def test_the_new_good_member_comes_before_the_old_one_goes() -> None:
     state = replace(array(), members=(member(0, MemberState.FAULTY, role=-1), member(1)))
     assert steps(state, local(0), local(1, in_sync=False)) == (
-        TakeIn(ARRAY, device(1)),
+        TakeIn(ARRAY, (device(1),)),
         Fail(ARRAY, device(0)),
     )
     assert steps(state, local(0)) == (
