@@ -5,10 +5,14 @@ Rules of this file:
 * A change is applied whole or refused whole; the same change again does no harm: what is
   already so returns the very same state.
 * The last copy in sync of any data never goes.
-* A spare takes a vacant role at once, as RECOVERING, in the change that made it vacant.
+* A spare takes a vacant role at once, as RECOVERING, in the change that made it vacant, or
+  that ends the BITMAP pass it had to wait for.
 * A pass ends with its premise: `sync` is None as soon as nothing is left to copy, and also
-  when another member starts RECOVERING during a RECOVER pass: the planner begins a new one
-  that serves both, from the lowest position that any of them still needs.
+  when a member starts RECOVERING: md then recovers it, whatever it did before. The planner
+  begins a RECOVER pass that serves all, from the lowest position that any of them still needs;
+  what was to be resynced stays on record (`resync_sectors`, dirty slots) and comes afterwards.
+* No member starts RECOVERING during a BITMAP pass, which is short: bits of dead lives may then
+  stand in the writer's slot alone, and md clears that where it recovers a member.
 * `Member.by_bitmap` of a FAULTY member says that the bitmaps still tell all it has missed, so
   that it may be re-added by them. That ends as soon as every role is in sync again (md then
   clears bits); for raid10, which must know the role the member had, also as soon as a second
@@ -281,6 +285,11 @@ def _re_add(state: ArrayState, change: ReAddMember, context: _Context) -> ArrayS
         return Refused(f"{refused}: it is not a member (any more); use --add")
     if member.state is not MemberState.FAULTY:
         return Refused(f"{refused}: it is {_in_words(member)} already")
+    if _spares_wait(state):
+        return Refused(
+            f"{refused} now: the bits that dead nodes left behind are being resynced; try again "
+            "when that is done"
+        )
     vacant = vacant_roles(state)
     if not vacant:
         return Refused(f"{refused}: its role was taken over; --remove and --add it as a spare")
@@ -293,11 +302,13 @@ def _re_add(state: ArrayState, change: ReAddMember, context: _Context) -> ArrayS
 
 
 def _with_recovering(state: ArrayState, member: Member, role: int) -> ArrayState:
-    """The member takes the role; a RECOVER pass that began without it is over."""
+    """The member takes the role; a pass that began without it is over."""
     joined = replace(member, role=role, state=MemberState.RECOVERING)
-    if state.sync is not None and state.sync.kind is SyncKind.RECOVER:
-        state = replace(state, sync=None)
-    return _with_member(state, joined)
+    return _with_member(replace(state, sync=None), joined)
+
+
+def _spares_wait(state: ArrayState) -> bool:
+    return state.sync is not None and state.sync.kind is SyncKind.BITMAP
 
 
 def _with_member(state: ArrayState, member: Member) -> ArrayState:
@@ -324,10 +335,15 @@ def _begin(state: ArrayState, change: BeginSync, context: _Context) -> ArrayStat
         )
     if not state.active:
         return Refused(f"{state.name}: cannot begin {change.kind}: the array is stopped")
+    recovering = _recovering(state)
+    if recovering and change.kind is not SyncKind.RECOVER:
+        return Refused(
+            f"{state.name}: cannot begin {change.kind}: {recovering[0].device} recovers first"
+        )
     starts = {
         SyncKind.BITMAP: 0 if any(slot.dirty for slot in state.slots) else None,
         SyncKind.RESYNC: state.resync_sectors,
-        SyncKind.RECOVER: min((m.recovery_sectors for m in _recovering(state)), default=None),
+        SyncKind.RECOVER: min((m.recovery_sectors for m in recovering), default=None),
     }
     if change.kind not in starts:
         return Refused(f"{state.name}: {change.kind} is not supported")
@@ -391,6 +407,8 @@ def _settle(state: ArrayState) -> ArrayState:
 
 def _take_over(state: ArrayState) -> ArrayState:
     """Spares, lowest device number first, take the vacant roles, lowest first."""
+    if _spares_wait(state):
+        return state
     spares = sorted(
         (m for m in state.members if m.state is MemberState.SPARE), key=lambda m: m.number
     )

@@ -6,6 +6,8 @@ each other, row by row over the disks (drivers/md/raid10.c, __raid10_find_phys):
 its copies at the places 2c and 2c+1 of the sequence disk 0..n-1 of row 0, of row 1, ...
 """
 
+from math import gcd
+
 from mdcluster.core.model import ArrayState, DeviceId, MemberState, SyncKind
 
 NEAR_2 = 0x102
@@ -67,12 +69,38 @@ def vacant_roles(state: ArrayState) -> tuple[int, ...]:
     return tuple(role for role in range(state.raid_disks) if role not in held)
 
 
+def chunk_start(state: ArrayState, position_sectors: int) -> int:
+    """The position, this one or below it, where the chunk of the bitmap begins that lies there.
+
+    A copying that was interrupted in the middle of a bitmap chunk goes on at the start of that
+    chunk, which is needed as a whole again (drivers/md/md-bitmap.c, md_bitmap_end_sync).
+    """
+    bits = state.bitmap_chunk_sectors
+    if state.level == 1:
+        return position_sectors // bits * bits
+    chunk, disks = state.chunk_sectors, state.raid_disks
+    first = -(-(position_sectors // chunk) * disks // 2) * chunk // bits * bits
+    return 2 * (first // chunk) // disks * chunk
+
+
+def chunk_grain(state: ArrayState) -> int:
+    """The distance of positions, from 0 on, at which chunks of the bitmap end."""
+    if state.level == 1:
+        return state.bitmap_chunk_sectors
+    rows = max(2 * state.bitmap_chunk_sectors // state.chunk_sectors, 1)
+    return rows // gcd(rows, state.raid_disks) * state.chunk_sectors
+
+
 def needs_sync(state: ArrayState) -> SyncKind | None:
-    """The pass to begin next. Bits of dead lives first: until then reads are pinned."""
-    if any(slot.dirty for slot in state.slots):
-        return SyncKind.BITMAP
-    if state.resync_sectors is not None:
-        return SyncKind.RESYNC
+    """The pass to begin next, in md's order.
+
+    While a member that is attached is not in sync, md recovers it, whatever it is asked for
+    (drivers/md/md.c, md_check_recovery). A resync takes the bits of dead lives along.
+    """
     if any(m.state is MemberState.RECOVERING for m in state.members):
         return SyncKind.RECOVER
+    if state.resync_sectors is not None:
+        return SyncKind.RESYNC
+    if any(slot.dirty for slot in state.slots):
+        return SyncKind.BITMAP
     return None

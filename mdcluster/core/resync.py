@@ -3,13 +3,19 @@
 Rules of this file:
 
 * Nothing is copied in a window before every other node that could write has confirmed a hold
-  that covers it; while it is copied, every announcement covers it still.
+  that covers it; while it is copied, every announcement covers it still. It covers all that md
+  may copy: by a bitmap md starts at 0, whatever it is told, and copies what is dirty, in whole
+  chunks. So a pass begins, and begins again, at the start of the first dirty chunk; and while
+  a role is vacant (md then notes each own write as to be copied) the first window begins at 0,
+  and no window leaves out what lies before it.
 * Complete means copied and flushed, all that was planned; checkpoints and what followers are
   told never exceed it. Nothing is left out but what the bitmap says is clean.
 * Before md copies by a bitmap (it then ignores positions) the bits are set, durable: those of
   [complete, end) for a resync, those of other slots for dead lives and re-added members.
 * A slot is zeroed only once its bits are durable in the own slot, and before anything is
-  copied: what a later writer finds dirty is then only what was not copied yet.
+  copied: what a later writer finds dirty is then only what was not copied yet. In a resync,
+  that may give way to a recovery which clears the own slot, only once what its bits say is
+  copied, or lies where the resync has yet to come.
 * A recovery ends while every node, this one included, holds the whole array, and the holds go
   only when the end is applied everywhere.
 * A hold that is not confirmed by its deadline is released everywhere and tried again later; so
@@ -30,7 +36,7 @@ from mdcluster.core.announcer import Announcer
 from mdcluster.core.effects import LimitSync, MergeBits, SetBits, StartSync, StopSync, ZeroSlot
 from mdcluster.core.env import Env, TimerKey
 from mdcluster.core.events import BitsSet, SlotZeroed, SyncReached, SyncStopped
-from mdcluster.core.geometry import end_sectors
+from mdcluster.core.geometry import chunk_start, end_sectors, redundant, vacant_roles
 from mdcluster.core.holds import Holds
 from mdcluster.core.messages import HoldAck, HoldReport
 from mdcluster.core.model import (
@@ -43,7 +49,7 @@ from mdcluster.core.model import (
     MemberState,
     SyncKind,
 )
-from mdcluster.core.windows import Pace, SyncLimits, resume_point, window_end
+from mdcluster.core.windows import Pace, SyncLimits, resume_point
 
 __all__ = ["Holds", "Pass", "SyncLimits", "resume_point"]
 
@@ -109,6 +115,7 @@ class Pass:
         self._bits_asked = 0
         self._bits_set = False  # those of a resync by position, or there are none
         self._copying: tuple[int, int] | None = None
+        self._clean_to = 0  # nothing is dirty between complete and here
         self._due_ms = 0  # no new window before
         self._pace = Pace(env, limits)
         self._started = False
@@ -299,7 +306,7 @@ class Pass:
 
     def _set_bits(self) -> None:
         self._phase = Phase.BITS
-        lo = max(self._complete, self._bits_from)
+        lo = self._bits_from = max(self._complete, self._bits_from)
         if lo < self._end and self.kind is SyncKind.RESYNC and not self._bits_set:
             self._bits_asked += 1
             self._env.emit(SetBits(self.array, self.serial, lo, self._end))
@@ -334,9 +341,25 @@ class Pass:
             self._set_bits()
             return
         self._bits_set = False
-        if self._by_bitmap:
-            self._complete = max(self._complete, min(event.next_dirty_sectors, self._end))
-        self._zero()
+        self._place(min(event.next_dirty_sectors, self._end))
+        if self.kind is SyncKind.RESYNC and self._complete < self._bits_from:
+            self._start()
+        else:
+            self._zero()
+
+    def _place(self, first_dirty: int) -> None:
+        """Begin where md may copy first (the rule at the head of this file)."""
+        if self.kind is SyncKind.RECOVER:
+            self._complete = max(self._complete, first_dirty)  # md begins there, not at 0
+        elif self.kind is SyncKind.RESYNC:
+            self._complete = min(self._bits_from, first_dirty)  # beyond, all is to be copied
+        else:
+            self._complete = first_dirty if redundant(self._state) else self._end
+        if self._complete >= self._end:
+            return
+        self._complete = self._clean_to = chunk_start(self._state, self._complete)
+        if self.kind is not SyncKind.RECOVER and vacant_roles(self._state):
+            self._complete = 0
 
     def _zero(self) -> None:
         self._phase = Phase.ZEROING
@@ -353,6 +376,7 @@ class Pass:
             return
         if event.problem:
             delay_ms = self._failed(f"slot of {event.life.node} not zeroed: {event.problem}")
+            self._holds.release(self._complete)
             self._env.after(self._key("go"), delay_ms)
             return
         self._tries, self._problem = 0, ""
@@ -361,13 +385,10 @@ class Pass:
 
     def _start(self) -> None:
         self._phase = Phase.RUNNING
-        self._start_copying()
-        self._advance()
-
-    def _start_copying(self) -> None:
-        if self._complete < self._end:
+        if self._complete < self._end and not self._started:
             self._started = True
             self._env.emit(StartSync(self.array, self.serial, self.kind, self._complete))
+        self._advance()
 
     # --- windows -----------------------------------------------------------------------------
 
@@ -377,6 +398,8 @@ class Pass:
             return
         if self._copying is not None:
             self._announce_ahead(self._copying)
+        elif self._to_zero and self._complete >= self._bits_from:
+            self._zero()
         elif self._reasons:
             self._holds.release(self._complete)
         elif self._env.now_ms < self._due_ms:
@@ -389,12 +412,15 @@ class Pass:
 
     def _next_window(self) -> None:
         lo, hi = self._holds.window
-        if hi <= self._complete:
-            self._announce(window_end(self._state, self._complete, self._pace.size_sectors))
+        if lo == hi or hi <= self._complete:
+            self._announce(self._window_end(self._complete))
         elif lo < self._complete and not self._holds.confirmed:
             self._announce(hi)  # what is complete need not wait for the laggard
         if self._holds.confirmed:
             self._copy(self._holds.window[1])
+
+    def _window_end(self, lo: int) -> int:
+        return self._pace.window_end(self._state, max(lo, self._clean_to))
 
     def _announce(self, hi: int) -> None:
         self._holds.announce(self._complete, hi)
@@ -414,7 +440,7 @@ class Pass:
         lo, hi = self._holds.window
         ahead = hi
         if hi == copying[1] and self._pace.ahead and not self._reasons:
-            ahead = window_end(self._state, hi, self._pace.size_sectors)
+            ahead = self._window_end(hi)
         if (copying[0], ahead) != (lo, hi):
             self._announce(ahead)
 
@@ -440,14 +466,17 @@ class Pass:
     def _skip(self, next_dirty_sectors: int) -> None:
         """Leave out a clean range that reaches beyond what is announced.
 
-        The copying begins anew behind it: md would pass through the range unheld, and copy
-        whatever a write of this node has made dirty there since.
+        md passes through it unheld, and what a write of this node makes dirty there meanwhile
+        it does not copy. But it does while a role is vacant: then the next window covers all.
         """
-        if not self._by_bitmap or next_dirty_sectors <= max(self._holds.window[1], self._complete):
+        resync_from = self._bits_from if self.kind is SyncKind.RESYNC else 0
+        clean_to = min(next_dirty_sectors, self._end if self._by_bitmap else resync_from)
+        if clean_to <= max(self._holds.window[1], self._complete):
             return
-        self._complete = min(next_dirty_sectors, self._end)
-        self._stop_copying()
-        self._start_copying()
+        if vacant_roles(self._state):
+            self._clean_to = clean_to
+        else:
+            self._complete = clean_to
 
     def _checkpoint(self) -> None:
         now_ms = self._env.now_ms

@@ -162,6 +162,8 @@ def _sync_problems(state: ArrayState) -> Iterator[str]:
         SyncKind.RECOVER: any(m.state is MemberState.RECOVERING for m in state.members),
         SyncKind.BITMAP: any(slot.dirty for slot in state.slots),
     }
+    if premise[SyncKind.RECOVER] and sync.kind is not SyncKind.RECOVER:
+        yield f"a pass of kind {sync.kind} while a member recovers"
     if not premise.get(sync.kind, False):
         yield f"a pass of kind {sync.kind} that has nothing to do"
 

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mdcluster.core.env import Env
-from mdcluster.core.geometry import end_sectors
+from mdcluster.core.geometry import chunk_grain, end_sectors
 from mdcluster.core.messages import HoldReport
 from mdcluster.core.model import ArrayState
 
-_ALIGN_SECTORS = 8
-"""A 4 KiB page: md copies no less."""
+_ALIGN_SECTORS = 128
+"""64 KiB: md copies so much at a time (RESYNC_BLOCK_SIZE of drivers/md/raid1-10.c)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +22,15 @@ class SyncLimits:
     speed_max_kib: int = 0
 
 
-def window_end(state: ArrayState, lo_sectors: int, size_sectors: int) -> int:
+def window_end(state: ArrayState, lo_sectors: int, size_sectors: int, max_sectors: int) -> int:
     """Where a window of about this size that begins at `lo` ends.
 
-    At whole chunks of the bitmap if the window has room for one, else at whole chunks of the
-    array (md takes no other sync_max); at the end of the array at the latest.
+    At the end of a chunk of the bitmap if such a window is not larger than `max`, else of a
+    chunk of the array (md takes no other sync_max); at the end of the array at the latest.
     """
-    grain = max(state.chunk_sectors, _ALIGN_SECTORS)
-    if state.level == 1 and size_sectors >= state.bitmap_chunk_sectors:
-        grain = state.bitmap_chunk_sectors
+    grain = chunk_grain(state)
+    if grain > max_sectors:
+        grain = max(state.chunk_sectors, _ALIGN_SECTORS)
     hi = (lo_sectors + size_sectors) // grain * grain
     if hi <= lo_sectors:
         hi = (lo_sectors // grain + 1) * grain
@@ -70,6 +70,10 @@ class Pace:
     def ahead(self) -> bool:
         """Whether the next window is announced while one is copied: at full speed only."""
         return not self._limits.speed_max_kib
+
+    def window_end(self, state: ArrayState, lo_sectors: int) -> int:
+        """Where the next window ends, if it begins at `lo`."""
+        return window_end(state, lo_sectors, self.size_sectors, self._limits.window_max_sectors)
 
     def announced(self, complete: int, hi: int, since_ms: int) -> None:
         open_ends = {end: at for end, at in self._held_since_ms.items() if end > complete}

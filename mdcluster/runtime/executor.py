@@ -286,10 +286,10 @@ class Executor:
     # --- bits --------------------------------------------------------------------------------
 
     async def _set_bits(self, effect: SetBits) -> None:
-        array, problem, dirty = effect.array, "", effect.lo_sectors
+        array, problem, dirty = effect.array, "", 0
         try:
             await self._driver.set_bits(array, effect.lo_sectors, effect.hi_sectors)
-            dirty = self._driver.next_dirty(array, effect.lo_sectors)
+            dirty = self._driver.next_dirty(array, 0)
         except FORESEEN as error:
             problem = text_of(error)
         self._feed(BitsSet(array, effect.serial, dirty, problem))

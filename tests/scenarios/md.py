@@ -150,7 +150,9 @@ class Md(Peer):
         return ev.SlotZeroed(effect.array, effect.life, problem)
 
     def _start_sync(self, effect: fx.StartSync, problem: str) -> None:
-        self.syncing[effect.array] = (effect.kind, effect.position_sectors)
+        by_position = effect.kind is SyncKind.RECOVER
+        position = effect.position_sectors if by_position else 0
+        self.syncing[effect.array] = (effect.kind, position)
 
     def _limit_sync(self, effect: fx.LimitSync, problem: str) -> ev.Event:
         array, hi = effect.array, effect.hi_sectors
@@ -159,14 +161,20 @@ class Md(Peer):
         short = problem == "short"
         if problem and not short:
             return ev.SyncReached(array, effect.serial, lo, 0, 0, lo, problem)
-        self.world.check_copy(self, array, lo, hi)
+        # md passes by what is clean; with a bitmap it takes no position: it starts at 0
         dirty = {c for c in self.own_bits(array) if lo <= c * MIB < hi}
         by_bits = kind is not SyncKind.RECOVER or dirty
         planned = len(dirty) * MIB if by_bits else hi - lo
+        if not by_bits:
+            self.world.check_copy(self, array, lo, hi)
+        elif dirty:
+            self.world.check_copy(self, array, min(dirty) * MIB, (max(dirty) + 1) * MIB)
         if not short:
             self.own_bits(array).difference_update(dirty)
             self.syncing[array] = (kind, hi)
-        self.world.note(f"{self.life.node}: copied {planned // MIB} MiB of {words.span(lo, hi)}")
+        first = lo if not by_bits else min(dirty, default=hi // MIB) * MIB
+        span = words.span(first, hi)
+        self.world.note(f"{self.life.node}: copied {planned // MIB} MiB of {span}")
         copied = planned - MIB if short else planned
         after = self._next_dirty(array, hi)
         return ev.SyncReached(array, effect.serial, hi, planned, copied, after, "")

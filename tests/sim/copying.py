@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from mdcluster.core.effects import Effect, LimitSync, StartSync, StopSync
 from mdcluster.core.events import Event, SyncReached, SyncStopped
-from mdcluster.core.model import ArrayId
+from mdcluster.core.model import ArrayId, SyncKind
 from tests.sim.disks import BLOCK_SECTORS, SIZE_SECTORS
-from tests.sim.mdmodel import Leg, MdArray, Sync
+from tests.sim.mdmodel import BY_POSITION, Leg, MdArray, Sync
 
 if TYPE_CHECKING:
     from tests.sim.hosts import Host
@@ -40,7 +40,11 @@ class Copying:
     def start_sync(self, effect: StartSync) -> None:
         array = self.md(effect.array)
         if array is not None:
-            array.sync = Sync(effect.serial, effect.kind, effect.position_sectors)
+            kind, position = effect.kind, effect.position_sectors
+            if self.world.quirks.kernel_md:
+                kind = SyncKind.RECOVER if array.recovering else kind
+                position = position if kind in BY_POSITION else 0
+            array.sync = Sync(effect.serial, kind, position)
         self.done(effect, None)
 
     def stop_sync(self, effect: StopSync) -> None:
@@ -63,6 +67,9 @@ class Copying:
         if array is None or sync is None or sync.serial != effect.serial:
             self._reached(effect, 0, 0, 0, SIZE_SECTORS, "no such pass is running")
             return
+        if array.recovering and sync.kind is not SyncKind.RECOVER and self.world.quirks.kernel_md:
+            self._reached(effect, 0, 0, 0, SIZE_SECTORS, "interrupted: a member was added")
+            return
         mask = array.plan(sync, sync.position, effect.hi_sectors)
         blocks = [block for block in range(SIZE_SECTORS // BLOCK_SECTORS) if mask >> block & 1]
         planned = len(blocks)
@@ -70,7 +77,8 @@ class Copying:
             self.world.load["copies_cut_short"] += 1
             if self._cut_short(effect, sync, planned):
                 return
-            blocks.pop(self.world.rng.randrange(planned))  # md has left one out, and says so
+            left_out = blocks.pop(self.world.rng.randrange(planned))  # md says so
+            sync.left_out |= array.whole(1 << left_out)
         self.world.load["windows"] += 1
         sync.copying = True
         self._copy_next(effect, array, sync, deque(blocks), (planned, 0))
@@ -150,7 +158,8 @@ class Copying:
     ) -> None:
         block = blocks.popleft()
         self.world.check.copying(self.host, array, block, source)
-        targets = [leg for leg in array.legs if not leg.faulty]
+        recovers = sync.kind is SyncKind.RECOVER  # then md writes to who recovers, only
+        targets = [x for x in array.legs if not x.faulty and not (recovers and x.in_sync)]
         problem = ""
         for leg in targets:
             if leg.disk.writes_for(self.host.index) and leg.disk.device == leg.device:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mdcluster.core.node import Node
+from mdcluster.core.windows import SyncLimits
+from tests.sim.disks import BLOCK_SECTORS
 
 if TYPE_CHECKING:
     from tests.sim.hosts import Host
@@ -14,7 +16,12 @@ CLUSTER_NAME = "sim"
 
 def node_core(host: Host) -> Node:
     """The real core with what the host's state directory remembers."""
-    store = host.store
+    store, quirks = host.store, host.world.quirks
+    limits = SyncLimits(
+        window_min_sectors=2 * BLOCK_SECTORS,
+        window_max_sectors=quirks.window_max_blocks * BLOCK_SECTORS,
+        window_start_sectors=min(8, quirks.window_max_blocks) * BLOCK_SECTORS,
+    )
     return Node(
         me=host.life,
         name=host.name,
@@ -28,5 +35,6 @@ def node_core(host: Host) -> Node:
         projected=dict(store.projected),
         cluster_name=CLUSTER_NAME,
         now_ms=host.clock_ms(),
-        local_fault=host.world.quirks.local_fault,
+        local_fault=quirks.local_fault,
+        limits=limits,
     )

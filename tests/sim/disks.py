@@ -2,14 +2,15 @@
 
 A block stands for `BLOCK_SECTORS` sectors and holds one number: 0 when fresh, else the
 sequence number of the write that put it there (each block has one writing host, so a larger
-number is a newer write). One bit of a bitmap slot stands for one block.
+number is a newer write). Bitmap slots have a bit for each block; a chunk of the bitmap may be
+several blocks, whose bits are then set and cleared together.
 """
 
 from dataclasses import dataclass, field
 
 from mdcluster.core.model import ArrayId, DeviceId, Entry, NodeId
 
-BLOCK_SECTORS = 2048
+BLOCK_SECTORS = 128
 BLOCKS = 24
 SIZE_SECTORS = BLOCK_SECTORS * BLOCKS
 SLOTS = 64
@@ -19,6 +20,15 @@ EVERY_HOST = -1
 def block_range(lo_sectors: int, hi_sectors: int) -> range:
     """The blocks that [lo, hi) touches."""
     return range(lo_sectors // BLOCK_SECTORS, -(-min(hi_sectors, SIZE_SECTORS) // BLOCK_SECTORS))
+
+
+def whole_chunks(mask: int, chunk_blocks: int) -> int:
+    """The bits of all chunks of which some bit is set."""
+    chunk, out = (1 << chunk_blocks) - 1, 0
+    for first in range(0, BLOCKS, chunk_blocks):
+        if mask >> first & chunk:
+            out |= chunk << first
+    return out & (1 << BLOCKS) - 1
 
 
 def mask_of(blocks: range) -> int:

@@ -3,8 +3,10 @@
 Writes go to every attached member; one that fails is held until `unblock` of that member
 *and* `activate`; `activate` releases every held write of the array, whatever it waits for.
 A failed and held write counts as drained for a hold. Bits of the own slot are on disk before
-the data. A sync with a bitmap ignores positions and copies what is dirty in the own slot;
-it checks the gate before each write, and a frozen host may issue a checked write late.
+the data. A sync with a bitmap copies what is dirty in the own slot, in whole chunks; it checks
+the gate before each write, and a frozen host may issue a checked write late. Of a kernel
+(`Quirks.kernel_md`), which takes no position then, every sync starts at 0; and while a member
+is not in sync it recovers that member, whatever is asked, and writes to no other.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from tests.sim.disks import (
     block_range,
     first_dirty_sectors,
     mask_of,
+    whole_chunks,
 )
 
 if TYPE_CHECKING:
@@ -65,6 +68,7 @@ class Sync:
     kind: SyncKind
     position: int
     busy_block: int = -1
+    left_out: int = 0  # bits of chunks of which a block was left out
     copying: bool = False  # a step is under way
     stopping: bool = False
 
@@ -118,8 +122,22 @@ class MdArray:
 
     @property
     def complete(self) -> bool:
-        """Every role has a member that is written and not faulty."""
+        """Every role has a member that is written, in sync and not faulty."""
         return sum(1 for leg in self.legs if leg.in_sync and not leg.faulty) >= self.raid_disks
+
+    @property
+    def attended(self) -> bool:
+        """Whether bits may go: nobody misses what is written. A kernel counts who recovers."""
+        if not self.host.world.quirks.kernel_md:
+            return self.complete
+        return sum(1 for leg in self.legs if not leg.faulty) >= self.raid_disks
+
+    @property
+    def recovering(self) -> bool:
+        return any(not leg.in_sync and not leg.faulty for leg in self.legs)
+
+    def whole(self, mask: int) -> int:
+        return whole_chunks(mask, self.host.world.quirks.chunk_blocks)
 
     # --- application I/O -----------------------------------------------------------------
 
@@ -147,7 +165,7 @@ class MdArray:
         self.host.world.check.app_write_issued(self, write)
         write.pending = targets
         self.in_flight.append(write)
-        self.young_bits |= 1 << write.block
+        self.young_bits |= self.whole(1 << write.block)
         write.without_bit = self._set_bits(1 << write.block)
         for leg in list(targets):
             delay_us = self.host.world.write_delay_us() + leg.disk.slow_us
@@ -195,8 +213,8 @@ class MdArray:
                 call()
 
     def _finish(self, write: Write) -> None:
-        if not self.complete or write.failed:
-            self.degraded_bits |= 1 << write.block
+        if not self.attended or write.failed:
+            self.degraded_bits |= self.whole(1 << write.block)
         acked = not write.doomed and any(leg.in_sync for leg in write.landed)
         self.host.workload.write_ended(self, write, acked=acked)
 
@@ -310,6 +328,7 @@ class MdArray:
     def _set_bits(self, mask: int) -> list[Leg]:
         """Set bits of the own slot on every member; returns where that failed."""
         failed = []
+        mask = self.whole(mask)
         for leg in self.legs:
             if leg.faulty:
                 continue
@@ -335,7 +354,7 @@ class MdArray:
 
     def set_sync_bits(self, mask: int) -> str:
         """For a pass; returns what stands against it."""
-        self.sync_bits |= mask
+        self.sync_bits |= self.whole(mask)
         failed = self._set_bits(mask)
         for leg in failed:
             self.member_error(leg, "write error of the bitmap")
@@ -346,13 +365,13 @@ class MdArray:
 
         It writes the members one after the other: a crash may leave them different.
         """
-        if not self.complete:
+        if not self.attended:
             return
         keep = self.sync_bits | self.degraded_bits | self.young_bits
         self.young_bits = 0
         for write in self.in_flight + self.held:
-            keep |= 1 << write.block
-            self.young_bits |= 1 << write.block
+            keep |= self.whole(1 << write.block)
+            self.young_bits |= self.whole(1 << write.block)
         for leg in self.legs:
             late = self.host.world.rng.random() < 0.1
             if not leg.faulty and not late and leg.disk.writes_for(self.host.index):
@@ -386,10 +405,11 @@ class MdArray:
         return first_dirty_sectors(self.plan(sync, 0, SIZE_SECTORS), from_sectors)
 
     def copied(self, block: int) -> None:
-        """A block was made equal: its bit may go unless a role has no member."""
-        if self.complete:
-            self.sync_bits &= ~(1 << block)
-            self.degraded_bits &= ~(1 << block)
+        """A block was made equal: with the last of its chunk, the bits may go."""
+        chunk = self.whole(1 << block)
+        if self.attended and chunk >> block == 1 and not (self.sync and self.sync.left_out & chunk):
+            self.sync_bits &= ~chunk
+            self.degraded_bits &= ~chunk
 
 
 class Md:

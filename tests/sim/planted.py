@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mdcluster.core import resync
+from mdcluster.core import arrays, keeper, resync
 from mdcluster.core.commits import Commits
 from mdcluster.core.departures import SHUTDOWN_TIMER, Departures
 from mdcluster.core.effects import Activate, ShutGate, Stopped, ZeroSlot
 from mdcluster.core.election import Election
 from mdcluster.core.events import Fenced, Held, Sampled, SyncReached
+from mdcluster.core.geometry import needs_sync
 from mdcluster.core.holds import Holds
 from mdcluster.core.keeper import Keeper
 from mdcluster.core.ledger import is_quorum
@@ -26,11 +27,13 @@ from mdcluster.core.model import (
     ZERO,
     ArrayId,
     ArrayState,
+    BeginSync,
     EndLife,
     Entry,
     Life,
     NodeId,
     SyncKind,
+    SyncPass,
 )
 from mdcluster.core.node import Node
 from mdcluster.core.replica import Replica
@@ -67,6 +70,7 @@ def planted(bug: Planted) -> Iterator[None]:
 
 # --- the bugs ----------------------------------------------------------------------------
 
+_begin_sync = arrays._HANDLERS[BeginSync]
 _begin_term = Commits.begin_term
 _begin_hand_over = Election.begin_hand_over
 _give_word = Election.give_word
@@ -150,6 +154,24 @@ def _no_bits(self: Pass) -> None:
         self._zero()
     else:
         _set_bits(self)
+
+
+def _bits_first(state: ArrayState) -> SyncKind | None:
+    if any(slot.dirty for slot in state.slots):
+        return SyncKind.BITMAP
+    return needs_sync(state)
+
+
+def _begins_any(state: ArrayState, change: BeginSync, context: Any) -> Any:
+    if change.kind is not SyncKind.BITMAP:
+        return _begin_sync(state, change, context)
+    serial = state.last_serial + 1
+    return replace(state, sync=SyncPass(serial, change.kind, 0), last_serial=serial)
+
+
+def _at_its_position(self: Pass, first_dirty: int) -> None:
+    if self._by_bitmap:
+        self._complete = max(self._complete, min(first_dirty, self._end))
 
 
 def _not_counted(event: SyncReached, hi: int) -> str:
@@ -259,6 +281,42 @@ PLANTED: dict[str, Planted] = {
     ),
     "sectors_not_counted": Planted(
         ((resync, "_step_problem", _not_counted),), scenes.mix_of(scenes.short_copies), "(6)"
+    ),
+    "bits_before_recovery": Planted(
+        (
+            (keeper, "needs_sync", _bits_first),
+            (arrays, "_HANDLERS", {**arrays._HANDLERS, BeginSync: _begins_any}),
+            (arrays, "validate", lambda state: []),
+        ),
+        scenes.mix_of(
+            scenes.dies_as_a_member_fails, disks=3, spares=1, quirks=Quirks(kernel_md=True), hosts=4
+        ),
+        "(6)",
+    ),
+    "spare_takes_over_in_a_bitmap_pass": Planted(
+        ((arrays, "_spares_wait", lambda state: False),),
+        scenes.mix_of(
+            scenes.fails_in_bitmap_pass, disks=3, spares=1, quirks=Quirks(kernel_md=True), hosts=4
+        ),
+        "(6)",
+    ),
+    "begins_where_it_was": Planted(
+        ((Pass, "_place", _at_its_position),),
+        scenes.mix_of(
+            scenes.interrupted_chunks,
+            quirks=Quirks(kernel_md=True, chunk_blocks=8, window_max_blocks=4),
+        ),
+        "(6)",
+    ),
+    "leaves_gaps_while_a_role_is_vacant": Planted(
+        ((resync, "vacant_roles", lambda state: ()),),
+        scenes.mix_of(
+            scenes.dies_as_a_member_fails,
+            disks=3,
+            quirks=Quirks(kernel_md=True, window_max_blocks=2),
+            hosts=5,
+        ),
+        "(6)",
     ),
     "candidate_ignores_newer_voter_set": Planted(
         ((Election, "_has_won", _old_voters_decide),),

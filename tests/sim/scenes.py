@@ -10,8 +10,8 @@ from typing import Any
 
 from mdcluster.core.effects import PrepareDevices, WriteSuperblocks
 from mdcluster.core.events import Asked, FenceAcked, Line
-from mdcluster.core.model import ArrayId, FailMember, HandOver
-from tests.sim.disks import EVERY_HOST
+from mdcluster.core.model import ArrayId, FailMember, HandOver, SyncKind
+from tests.sim.disks import EVERY_HOST, Disk
 from tests.sim.faults import SECOND_US
 from tests.sim.hosts import Host
 from tests.sim.network import Weather
@@ -152,6 +152,54 @@ def when_copying(run: Run, uuid: ArrayId, call: Callable[[Host], None]) -> None:
         run.world.after_us(500, look)
 
     look()
+
+
+def when_syncing(run: Run, kind: SyncKind, call: Callable[[Host], None]) -> None:
+    """As soon as some host copies in a pass of this kind."""
+
+    def look() -> None:
+        for host in run.world.hosts:
+            for array in host.md.arrays.values() if host.up else ():
+                if array.sync is not None and array.sync.copying and array.sync.kind is kind:
+                    call(host)
+                    return
+        run.world.after_us(500, look)
+
+    look()
+
+
+def _slow(run: Run, slow_us: int) -> list[Disk]:
+    """All disks, slow from now on: writes are torn by a crash, and passes take their time."""
+    disks = list(run.world.disks.values())
+    for disk in disks:
+        disk.slow_us = slow_us
+    return disks
+
+
+def dies_as_a_member_fails(run: Run) -> None:
+    """A host dies with writes under way; before it is fenced a member of three fails."""
+    disks = _slow(run, 30_000)
+    host = run.world.hosts[run.rng.choice(_others(run, _writer(run)))]
+    run.world.after_us(300_000, host.crash)
+    run.world.after_us(500_000, disks[2].bad_writes.add, EVERY_HOST)
+
+
+def fails_in_bitmap_pass(run: Run) -> None:
+    """A member fails, and a spare is there, while the bits of a dead host are resynced."""
+    disks = _slow(run, 30_000)
+    host = run.world.hosts[run.rng.choice(_others(run, _writer(run)))]
+    run.world.after_us(300_000, host.crash)
+
+    def fail(_: Host) -> None:
+        run.rng.choice(disks[1:3]).bad_writes.add(EVERY_HOST)
+
+    when_syncing(run, SyncKind.BITMAP, fail)
+
+
+def interrupted_chunks(run: Run) -> None:
+    """Windows end within chunks of the bitmap, and md is interrupted again and again."""
+    run.world.quirks.copies_short = 0.3
+    _new_array(run, 0)
 
 
 def _new_array(run: Run, slow_us: int) -> tuple[ArrayId, list[str]]:

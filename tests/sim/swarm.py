@@ -74,6 +74,10 @@ def random_mix(seed: int) -> Mix:
         sweep_us=rng.choice((300_000, 1_000_000, 3_000_000)),
         keeps_needed=rng.random() < 0.5,
     )
+    late_rng = Random(seed * 40_503 + 5)  # later inventions, beside what seeds drew before
+    quirks.kernel_md = late_rng.random() < 0.6
+    quirks.chunk_blocks = late_rng.choice((1, 1, 4, 8))
+    quirks.window_max_blocks = late_rng.choice((32, 32, 4))
     return Mix(
         quirks=quirks,
         hosts=rng.choice((3, 3, 3, 4, 5)),

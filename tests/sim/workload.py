@@ -185,7 +185,7 @@ class Workload:
             chunk_sectors=0,
             raid_disks=disks,
             size_sectors=SIZE_SECTORS,
-            bitmap_chunk_sectors=BLOCK_SECTORS,
+            bitmap_chunk_sectors=self.world.quirks.chunk_blocks * BLOCK_SECTORS,
             members=tuple(members),
             assume_clean=assume_clean,
             now_s=1_700_000_000,

@@ -76,6 +76,9 @@ class Quirks:
     copies_short: float = 0.0  # how many steps of a pass are cut short
     sweep_us: int = 300_000  # pause between two sweeps of clean bits
     keeps_needed: bool = False  # md keeps NEEDED bits until it copies them itself
+    kernel_md: bool = False  # md recovers first, and takes no position with a bitmap
+    chunk_blocks: int = 1  # of the bitmap
+    window_max_blocks: int = 32
     stable_after_us: int = 0  # how long after a death all reads must be stable; 0: not checked
 
 

@@ -516,12 +516,37 @@ def test_merged_bits_are_kept_when_their_writer_stops_in_order_during_the_pass(
     assert needs_sync(state) is SyncKind.BITMAP
 
 
-def test_bits_of_dead_lives_come_before_a_resync_and_that_before_a_recovery() -> None:
+def test_members_recover_before_a_resync_and_that_takes_bits_of_dead_lives_along() -> None:
+    """md's order: whatever it is asked for, it recovers first."""
     state = change(mirror(raid_disks=3, spares=1, clean=False), fail(A), EndLife(ARRAY, N2))
-    assert needs_sync(state) is SyncKind.BITMAP
-    state = change(syncing(state, SyncKind.BITMAP), EndSync(ARRAY, 1, (N2,)))
-    assert needs_sync(state) is SyncKind.RESYNC
-    state = change(syncing(state, SyncKind.RESYNC), EndSync(ARRAY, 2))
+    assert needs_sync(state) is SyncKind.RECOVER
+    assert "dev-d recovers first" in refusal(state, BeginSync(ARRAY, SyncKind.RESYNC))
+    state = change(syncing(state, SyncKind.RECOVER), EndSync(ARRAY, 1))
+    assert needs_sync(state) is SyncKind.RESYNC and any(slot.dirty for slot in state.slots)
+    state = change(syncing(state, SyncKind.RESYNC), EndSync(ARRAY, 2, (N2,)))
+    assert needs_sync(state) is None
+    assert needs_sync(change(state, EndLife(ARRAY, N3))) is SyncKind.BITMAP
+
+
+def test_a_resync_gives_way_to_a_recovery_and_comes_back_where_it_was() -> None:
+    state = syncing(mirror(raid_disks=3, clean=False), SyncKind.RESYNC)
+    state = change(state, Checkpoint(ARRAY, 1, 8 * MIB), EndLife(ARRAY, N2), fail(A))
+    assert state.sync is not None
+    state = change(state, AddMember(ARRAY, new(D)))
+    assert state.sync is None and state.resync_sectors == 8 * MIB
+    assert needs_sync(state) is SyncKind.RECOVER
+    state = change(syncing(state, SyncKind.RECOVER), EndSync(ARRAY, 2))
+    assert syncing(state, SyncKind.RESYNC).sync == SyncPass(3, SyncKind.RESYNC, 8 * MIB)
+    assert any(slot.dirty for slot in state.slots)
+
+
+def test_nothing_recovers_while_bits_of_dead_lives_are_resynced() -> None:
+    """They may stand in the writer's slot alone, which md clears where it recovers a member."""
+    state = syncing(change(mirror(raid_disks=3), EndLife(ARRAY, N2)), SyncKind.BITMAP)
+    state = change(state, fail(A), AddMember(ARRAY, new(D)))
+    assert state.sync is not None and state.members[-1].state is MemberState.SPARE
+    assert "try again when that is done" in refusal(state, re_add(A))
+    state = change(state, EndSync(ARRAY, 1, (N2,)))
     assert needs_sync(state) is SyncKind.RECOVER
 
 

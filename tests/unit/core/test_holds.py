@@ -200,11 +200,19 @@ def test_a_new_writer_goes_on_at_the_highest_position_known_complete() -> None:
     assert resume_point(mirror(), reports) == 0
 
 
-@given(lo=st.integers(0, 64 * MIB - 1), size=st.integers(1, 64 * MIB), ten=st.booleans())
-def test_windows_are_never_empty_nor_beyond_the_end(lo: int, size: int, ten: bool) -> None:
+@given(
+    lo=st.integers(0, 64 * MIB - 1),
+    size=st.integers(1, 64 * MIB),
+    ten=st.booleans(),
+    most=st.sampled_from([MIB - 1, MIB, 32 * MIB]),
+)
+def test_windows_are_never_empty_nor_beyond_the_end(
+    lo: int, size: int, ten: bool, most: int
+) -> None:
+    """Whole chunks of the bitmap (here 1 MiB) wherever one is no larger than a window may be."""
     state = mirror(level=10 if ten else 1)
-    hi = window_end(state, lo, size)
-    grain = 128 if ten else 8
+    hi = window_end(state, lo, size, most)
+    grain = MIB if most >= MIB else 128
     assert lo < hi <= 64 * MIB
     assert hi % grain == 0
     assert hi - lo <= max(size, grain)
