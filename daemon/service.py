@@ -143,7 +143,7 @@ class Service:
             gate.check,
             write_deadline_ms=settings.timing.write_deadline_ms,
         )
-        node = self._core(me, store, lease_before_ms)
+        node = self._core(me, store, lease_before_ms, driver.serial_holds)
         members = Members(
             me.node, gate, settings.driver.members, settings.timing, lambda: node.ledger.entries
         )
@@ -189,7 +189,7 @@ class Service:
             wait_s = withhold_after(timing, before_ms) / 1000
             asyncio.get_running_loop().call_later(wait_s, runtime.remember, record)
 
-    def _core(self, me: Life, store: Store, lease_before_ms: int) -> Node:
+    def _core(self, me: Life, store: Store, lease_before_ms: int, serial_holds: bool) -> Node:
         settings, place, memory = self._settings, self._place, store.memory
         return Node(
             me,
@@ -207,6 +207,7 @@ class Service:
             local_fault=settings.policy.local_fault,
             limits=_sync_limits(settings),
             lease_before_ms=lease_before_ms,
+            serial_holds=serial_holds,
         )
 
     def _runtime_of(self, me: Life, node: Node, gate: Gate, store: Store) -> Runtime:

@@ -134,7 +134,8 @@ class Held:
     """The range is held and in-flight writes have drained.
 
     clean: no member is blocked or has unacknowledged errors, no raid thread at work, not
-    write-pending. Only then may the core confirm the hold.
+    write-pending. Only then may the core confirm the hold. hung: md will not come back from it
+    (nor from much else) before this host is restarted: the node counts as dead from now on.
     """
 
     array: ArrayId
@@ -142,6 +143,7 @@ class Held:
     hi_sectors: int
     clean: bool
     problem: str
+    hung: bool = False
 
 
 @dataclass(frozen=True, slots=True)

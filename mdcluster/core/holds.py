@@ -8,7 +8,8 @@ Rules of this file:
   only if no write is held by a failure there (else 'failure pending'; asked again, it is
   sampled again).
 * Holds outlive their writer: only a newer announcement moves them, or the released end of
-  the pass. They are never dropped on a time-out.
+  the pass. They are never dropped on a time-out. Where md moves a hold at some risk
+  (`moves_alone`) not even the end moves it: the writer says when it is this node's turn.
 """
 
 from dataclasses import dataclass, replace
@@ -54,8 +55,9 @@ class _Announced:
 class Holds:
     """The follower's side of every pass; one per node. The writer keeps its knowledge here too."""
 
-    def __init__(self, env: Env) -> None:
+    def __init__(self, env: Env, *, moves_alone: bool = False) -> None:
         self._env = env
+        self._moves_alone = moves_alone
         self._announced: dict[ArrayId, _Announced] = {}
         self._ended: dict[ArrayId, int] = {}  # the last pass known to be over
         self._asked: dict[ArrayId, int] = {}  # HoldRange effects not yet answered
@@ -64,10 +66,14 @@ class Holds:
         """An announcement for an array that runs here, from the writer of msg.term."""
         if not 0 <= msg.lo_sectors <= msg.hi_sectors or msg.complete_sectors < 0:
             return
-        if pass_of(msg.serial) <= self._ended.get(msg.array, 0):
+        over = pass_of(msg.serial) <= self._ended.get(msg.array, 0)
+        if over and msg.lo_sectors < msg.hi_sectors:
             return
         present = self._announced.get(msg.array)
-        if present is None:
+        if present is None and over:
+            if not self._asked.get(msg.array, 0):  # else asked again, it is moved by then
+                self._ack(_Announced(sender, msg, msg.complete_sectors), "")
+        elif present is None:
             if len(self._announced) < ARRAYS_MAX:
                 self._take(_Announced(sender, msg, msg.complete_sectors))
         elif (msg.term, msg.serial) > present.key:
@@ -128,6 +134,11 @@ class Holds:
             complete = max(present.complete_sectors, report.complete_sectors)
             self._announced[report.array] = replace(present, complete_sectors=complete)
 
+    @property
+    def moving(self) -> bool:
+        """Whether a hold is being moved right now, so that no other node should."""
+        return self._moves_alone and any(self._asked.values())
+
     def reports(self) -> tuple[HoldReport, ...]:
         """What stands in this node's Report: holds in array sectors, complete as a position."""
         return tuple(
@@ -161,6 +172,9 @@ class Holds:
             return
         if runs_here and pass_of(present.hold.serial) > ended:
             return
+        holds = runs_here and present.hold.lo_sectors < present.hold.hi_sectors
+        if holds and self._moves_alone:
+            return
         del self._announced[state.uuid]
-        if runs_here and present.hold.lo_sectors < present.hold.hi_sectors:
+        if holds:
             self._ask(state.uuid, 0, 0)

@@ -15,13 +15,14 @@ Rules of this file:
 
 from collections.abc import Callable, Iterable
 
-from mdcluster.core.arrays import needs_sync, survives_without
+from mdcluster.core.announcer import Announcer
+from mdcluster.core.arrays import end_sectors, needs_sync, survives_without
 from mdcluster.core.commits import Commits
-from mdcluster.core.env import Env
+from mdcluster.core.env import Env, TimerKey
 from mdcluster.core.events import Line
 from mdcluster.core.ledger import Ledger, is_quorum
 from mdcluster.core.membership import Membership
-from mdcluster.core.messages import HoldReport
+from mdcluster.core.messages import HoldAck, HoldReport
 from mdcluster.core.model import (
     CLUSTER_KEY,
     AddVoter,
@@ -79,6 +80,7 @@ class Keeper:
         own_report: Callable[[ArrayId], HoldReport | None],
         runs_here: Callable[[ArrayState], bool],
         failures_pending: Callable[[ArrayId], bool],
+        moves_alone: Callable[[Life], bool],
     ) -> None:
         self._env = env
         self._ledger = ledger
@@ -89,7 +91,10 @@ class Keeper:
         self._own_report = own_report
         self._runs_here = runs_here
         self._failures_pending = failures_pending
+        self._moves_alone = moves_alone
         self.passes: dict[ArrayId, Pass] = {}
+        self.leftovers: dict[ArrayId, Announcer] = {}  # holds without a pass that lets them go
+        self._abandoned: set[ArrayId] = set()  # arrays of passes that were not let go in order
         self._absent: dict[ArrayId, Absence] = {}
         self._next_join_ms: dict[tuple[ArrayId, Life], tuple[int, int]] = {}
         self._began: set[tuple[ArrayId, int]] = set()  # passes begun in this term
@@ -115,6 +120,9 @@ class Keeper:
         for pass_ in self.passes.values():
             pass_.stop()
         self.passes = {}
+        for left in self.leftovers.values():
+            self._env.timers.cancel(left.key)
+        self.leftovers, self._abandoned = {}, set()
 
     # --- every now and then ---------------------------------------------------------------
 
@@ -137,7 +145,7 @@ class Keeper:
         settled = track.stage is Stage.IDLE and not track.open and not track.queue
         if settled and not self._failures_pending(state.uuid):
             self._resume_after_failure(state.uuid)
-        if not settled or self.stopping:
+        if not settled or self.stopping or self._lets_go(state):
             return
         kind = needs_sync(state)
         if not self._runs_here(state):
@@ -254,9 +262,46 @@ class Keeper:
             merge_all=resumed,
             term=self._ledger.term,
             propose=self._commits.own,
+            moves_alone=self._moves_alone,
         )
         self.passes[state.uuid] = pass_
         pass_.begin()
+
+    def _lets_go(self, state: ArrayState) -> bool:
+        """Whether holds of a pass that has ended are still being released, one by one."""
+        pass_ = self.passes.get(state.uuid)
+        if pass_ is not None and pass_.done:
+            del self.passes[state.uuid]
+        if state.sync is not None or state.uuid in self.passes:
+            return False
+        if state.uuid not in self.leftovers:
+            others = frozenset(self._others(state))
+            left = Announcer(
+                self._env, self._ledger.term, state, state.last_serial, others, self._moves_alone
+            )
+            self.leftovers[state.uuid] = left
+            if self._any_holds(state.uuid) or state.uuid in self._abandoned:
+                left.release_whole(end_sectors(state))
+        return not self.leftovers[state.uuid].settled
+
+    def _any_holds(self, array: ArrayId) -> bool:
+        holds = [h for h in (*self._reports(), self._own_report(array)) if h and h.array == array]
+        return any(h.lo_sectors < h.hi_sectors for h in holds)
+
+    def on_hold_ack(self, sender: Life, msg: HoldAck) -> None:
+        pass_, left = self.passes.get(msg.array), self.leftovers.get(msg.array)
+        if pass_ is not None:
+            pass_.on_hold_ack(sender, msg)
+        elif left is not None:
+            left.on_ack(sender, msg)
+
+    def on_timer(self, key: TimerKey) -> None:
+        """A timer ("resync", array, what)."""
+        pass_, left = self.passes.get(ArrayId(key[1])), self.leftovers.get(ArrayId(key[1]))
+        if pass_ is not None:
+            pass_.on_timer(key)
+        elif left is not None:
+            left.ask_again()
 
     def _reports(self) -> Iterable[HoldReport]:
         for report in self._membership.reports.values():
@@ -290,12 +335,16 @@ class Keeper:
         pass_.on_state(state)
         if not state.active or self._env.me not in state.running:
             pass_.stop()
+            self.leftovers.pop(state.uuid, None)  # others may hold for it still
+            self._abandoned.add(state.uuid)
         if pass_.done:
             del self.passes[state.uuid]
 
     def on_fenced(self, life: Life) -> None:
         for pass_ in self.passes.values():
             pass_.on_gone(life)
+        for left in self.leftovers.values():
+            left.gone(life)
 
     # --- voters ---------------------------------------------------------------------------
 

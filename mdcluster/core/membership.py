@@ -71,6 +71,7 @@ class Membership:
         self._asked_ms: dict[int, int] = {}
         self._granted_until_ms = 0
         self.holding_all = False
+        self.hung = ""  # why this node is as good as dead: it asks for no I/O lease any more
 
     # --- the mesh ------------------------------------------------------------------------
 
@@ -268,6 +269,8 @@ class Membership:
 
     def on_beat(self, sender: Life, msg: Beat, digest: int, file_digest: str) -> None:
         self.suspects = frozenset(msg.suspects)
+        if self.hung:
+            return  # its silence has it fenced
         sent_ms = self._asked_ms.get(msg.granted_ask)
         if sent_ms is not None:
             until_ms = sent_ms + self._env.timing.io_lease_usable_ms
@@ -294,7 +297,7 @@ class Membership:
     def check_io_lease(self) -> None:
         """Hold everything without a lease, serve again with one."""
         until_ms = self.io_lease_until_ms
-        out = self._env.now_ms >= until_ms
+        out = bool(self.hung) or self._env.now_ms >= until_ms
         if out != self.holding_all:
             self.holding_all = out
             self._env.emit(HoldAll(out))

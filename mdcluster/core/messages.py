@@ -104,12 +104,18 @@ class HoldReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a node runs, has applied, holds, and knows of a resync; its own copying has ended."""
+    """What a node runs, has applied, holds, and knows of a resync; its own copying has ended.
+
+    serial_holds: of the nodes that say so only one may move a hold at a time: in kernels before
+    6.7 a move drains writes with the array's reconfig_mutex held (mddev_suspend of
+    drivers/md/md.c), and an error at that very moment hangs md for ever.
+    """
 
     term: int
     applied: tuple[tuple[str, Stamp], ...]
     running: tuple[ArrayId, ...]
     holds: tuple[HoldReport, ...]
+    serial_holds: bool
 
 
 # --- commits -----------------------------------------------------------------------------

@@ -160,6 +160,7 @@ class Node:
         local_fault: str = "fail",
         limits: SyncLimits | None = None,
         lease_before_ms: int = 0,
+        serial_holds: bool = False,
     ) -> None:
         self.env = Env(me, name, timing, seed)
         self.env.now_ms = now_ms
@@ -167,6 +168,7 @@ class Node:
         self._lines_digest = lines_digest
         self._spectator = spectator
         self._lease_before_ms = lease_before_ms
+        self._serial_holds = serial_holds
         self._me = me
         self._gated = 0  # gated work under way: copying, slots, nonces, superblocks
         self._query_from: tuple[NodeId, int] | None = None
@@ -232,7 +234,7 @@ class Node:
             ready=self._on_ready,
         )
         self.preparing.commits = self.commits
-        self.holds = Holds(env)
+        self.holds = Holds(env, moves_alone=self._serial_holds)
         self.keeper = Keeper(
             env,
             self.ledger,
@@ -243,6 +245,7 @@ class Node:
             own_report=self._own_hold_report,
             runs_here=self._runs_here,
             failures_pending=self.replica.failures_pending,
+            moves_alone=self._moves_alone,
         )
         self.asks = Asks(env, self.known_writer, lambda: self.ledger.term, self.why_no_writer)
         self.departures = Departures(env, self.replica, self.holds, self.asks, self._runs_here)
@@ -295,14 +298,14 @@ class Node:
             FenceAcked: self._on_fence_acked,
             ShutdownAsked: self._on_shutdown,
             PersistFailed: self._on_persist_failed,
-            PersistRecovered: lambda e: setattr(self.election, "broken", ""),
+            PersistRecovered: lambda e: setattr(self.election, "broken", self.membership.hung),
             SuperblocksWritten: self.commits.on_superblocks,
             NoncesWritten: self.rounds.on_nonces,
             Prepared: self.responder.on_prepared,
             Probed: self.responder.on_probed,
             Applied: self._on_applied,
             ArrayLeft: self.departures.array_left,
-            Held: self.holds.on_held,
+            Held: self._on_held,
             Sampled: self.replica.on_sampled,
             SyncReached: self._on_sync_reached,
             BitsSet: lambda e: self._to_pass(e.array, "on_bits_set", e),
@@ -337,7 +340,7 @@ class Node:
             Probe: self.responder.on_probe,
             ProbeReply: self.rounds.on_probe_reply,
             Hold: self._on_hold,
-            HoldAck: lambda s, m: self._to_pass(m.array, "on_hold_ack", s, m),
+            HoldAck: self.keeper.on_hold_ack,
             Vouch: lambda s, m: self.membership.vouch(m.life),
         }
 
@@ -362,7 +365,7 @@ class Node:
             responder.TIMER: lambda k: self.responder.on_timer(int(k[1])),
             rounds.TIMER: lambda k: self.rounds.on_timer(int(k[1])),
             asks.TIMER: lambda k: self.asks.on_timer(k[1]),
-            "resync": lambda k: self._to_pass(ArrayId(k[1]), "on_timer", k),
+            "resync": self.keeper.on_timer,
             "apply": lambda k: self.replica.retry(k[1]),
             "patrol": self._on_patrol_timer,
             departures.FAILED_TIMER: self._on_failed_timer,
@@ -474,13 +477,14 @@ class Node:
         self._query_from = (sender.node, msg.term)
 
     def _try_report(self) -> None:
-        """Answer a query as soon as this node's own copying has ended."""
-        if self._query_from is None or self._gated:
+        """Answer a query as soon as this node's own copying, and moving of holds, has ended."""
+        if self._query_from is None or self._gated or self.holds.moving:
             return
         (writer, term), self._query_from = self._query_from, None
         running = tuple(s.uuid for s in self.replica.states.values() if self._runs_here(s))
         applied = tuple(sorted(self.replica.applied.items()))
-        self.env.send(writer, Report(term, applied, running, self.holds.reports()))
+        holds = self.holds.reports()
+        self.env.send(writer, Report(term, applied, running, holds, self._serial_holds))
 
     def _own_hold_report(self, array: ArrayId) -> HoldReport | None:
         return next((r for r in self.holds.reports() if r.array == array), None)
@@ -644,6 +648,24 @@ class Node:
         state = self.replica.states.get(msg.array)
         if state is not None and self._runs_here(state):
             self.holds.on_hold(sender, msg)
+
+    def _moves_alone(self, life: Life) -> bool:
+        """Whether this life moves holds only while no other does (unless it said: yes)."""
+        if life == self._me:
+            return self._serial_holds
+        report = self.membership.reports.get(life)
+        return report is None or report.serial_holds
+
+    def _on_held(self, ev: Held) -> None:
+        """A node whose md hangs tells so, holds what it holds, and has itself fenced."""
+        if not ev.hung:
+            self.holds.on_held(ev)
+            return
+        why = f"md of {self.env.name} hangs ({ev.problem}): restart this host"
+        self.membership.hung = self.election.broken = why
+        self.env.notify("md_hangs", array=ev.array, why=why)
+        if self.election.is_writer:
+            self.election.stand_down(why)
 
     def _to_pass(self, array: ArrayId, method: str, *args: object) -> None:
         pass_ = self.keeper.passes.get(array)

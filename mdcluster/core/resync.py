@@ -63,7 +63,7 @@ CHECKPOINT_PATIENCE = 10
 
 
 class Phase(Enum):
-    """Where a pass is. Each but the last two may fall back to HALTED, and begin again there."""
+    """Where a pass is. Each up to CLOSING may fall back to HALTED, and begin again there."""
 
     NEW = auto()
     BITS = auto()  # bits are being set or merged in the own slot
@@ -72,6 +72,7 @@ class Phase(Enum):
     HALTED = auto()  # copying is being stopped, then a pause, then BITS again
     CLOSING = auto()  # recovery: everybody is to hold everything
     ENDING = auto()  # the end is proposed
+    RELEASING = auto()  # it has ended; nodes that move holds alone let go, one after the other
     OVER = auto()
 
 
@@ -80,7 +81,8 @@ class Pass:
 
     others: the listed running lives but this one, without the fenced. start_sectors: see
     :func:`resume_point`. merge_all: the pass was begun by another writer, whose slot may hold
-    the only copy of merged bits. propose: takes the changes to commit (retries are harmless).
+    the only copy of merged bits. moves_alone: see :class:`Announcer`. propose: takes the changes
+    to commit (retries are harmless).
     """
 
     def __init__(
@@ -94,12 +96,13 @@ class Pass:
         *,
         term: int,
         propose: Callable[[ArrayChange], None],
+        moves_alone: Callable[[Life], bool] = lambda _: False,
     ) -> None:
         sync = state.sync
         assert sync is not None and 0 <= start_sectors <= end_sectors(state)
         self._env, self._state = env, state
         self._propose = propose
-        self._holds = Announcer(env, term, state, sync.serial, others)
+        self._holds = Announcer(env, term, state, sync.serial, others, moves_alone)
         self.array, self.serial, self.kind = state.uuid, sync.serial, sync.kind
         self._end = end_sectors(state)
         self._complete = max(start_sectors, sync.position_sectors)
@@ -182,6 +185,7 @@ class Pass:
             Phase.CLOSING: f"is complete; {self._why_paused()}: asks for the last ones again",
             Phase.ZEROING: f"zeroes the slots of dead nodes{why}",
             Phase.ENDING: "is complete; its end is being committed",
+            Phase.RELEASING: "has ended; one node after the other lets go of its hold",
         }
         return f"{where} {words[self._phase]}" if self._phase in words else ""
 
@@ -219,11 +223,15 @@ class Pass:
         if self._env.me not in state.running:
             self.stop()
             return
+        if self._phase is Phase.RELEASING:
+            return
         if state.sync is None or state.sync.serial != self.serial:
             self._stop_copying()
+            self._phase = Phase.RELEASING
+            self._env.timers.cancel(self._key("go"))
             self._holds.release_whole(self._complete)
             self._notify("sync_finished")
-            self._finish()
+            self._let_go()
             return
         self._state = state
         self._checkpointed = max(self._checkpointed, state.sync.position_sectors)
@@ -238,6 +246,7 @@ class Pass:
         """It is fenced, or has left in order: nobody waits for it any more."""
         if self._holds.gone(life):
             self._confirmed()
+        self._let_go()
 
     def on_joined(self, life: Life) -> None:
         """It runs the array now: it holds what is announced before the next step.
@@ -254,6 +263,10 @@ class Pass:
             for m in state.members
             if m.state is MemberState.IN_SYNC or (recovering and m.state is MemberState.RECOVERING)
         )
+
+    def _let_go(self) -> None:
+        if self._phase is Phase.RELEASING and self._holds.settled:
+            self._finish()
 
     def _finish(self) -> None:
         self._phase = Phase.OVER
@@ -521,6 +534,7 @@ class Pass:
     def on_hold_ack(self, sender: Life, msg: HoldAck) -> None:
         if self._holds.on_ack(sender, msg):
             self._confirmed()
+        self._let_go()
 
     def _confirmed(self) -> None:
         if self._phase is Phase.CLOSING:

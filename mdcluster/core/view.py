@@ -78,7 +78,9 @@ def _waiting(node: "Node") -> list[tuple[str, str]]:
     """(key, what is waited for), in words: what `mdcadm --why` prints."""
     out = [*node.commits.waiting(), *node.keeper.waiting()]
     writer = node.known_writer()
-    if writer is None:
+    if node.membership.hung:
+        out.append((CLUSTER_KEY, node.membership.hung))
+    elif writer is None:
         out.append((CLUSTER_KEY, node.why_no_writer()))
     elif node.membership.holding_all and node.replica.states:
         name = node.env.name_of(writer)

@@ -29,6 +29,10 @@ class ArrayBusyError(DriverError):
     """The array is open; it cannot be stopped."""
 
 
+class HungError(DriverError):
+    """md will not come back from this operation, nor from others, before the host is restarted."""
+
+
 @dataclass(frozen=True, slots=True)
 class MemberStatus:
     device: DeviceId
@@ -81,6 +85,10 @@ class DriverEvents(Protocol):
 
 class MdDriver(Protocol):
     """One md implementation on this host."""
+
+    @property
+    def serial_holds(self) -> bool:
+        """Whether this node may move a hold only while no other one does (kernels before 6.7)."""
 
     async def assemble(
         self,

@@ -61,6 +61,8 @@ class EmbeddedDriver:
     each member has. bitmap_clear_ms: how long after the last write a bit is cleared.
     """
 
+    serial_holds: Final = False
+
     def __init__(
         self,
         nbd_dir: Path,

@@ -61,7 +61,7 @@ from mdcluster.core.events import (
     SyncStopped,
 )
 from mdcluster.core.model import ArrayId, DeviceId
-from mdcluster.md.driver import ArrayStatus, MdDriver
+from mdcluster.md.driver import ArrayStatus, HungError, MdDriver
 from mdcluster.runtime.ports import Applier, Fencing, MemberPort
 from mdcluster.runtime.queues import Queues, Work
 from mdcluster.runtime.standing import FORESEEN, StandingArrays, text_of
@@ -270,14 +270,14 @@ class Executor:
 
     async def _hold(self, effect: HoldRange) -> None:
         """An array that does not run here holds every range; it is remembered for its start."""
-        array, clean, problem = effect.array, True, ""
+        array, clean, problem, hung = effect.array, True, "", False
         try:
             if self._runs(array):
                 await self._driver.hold(array, effect.lo_sectors, effect.hi_sectors)
                 clean = self._driver.status(array).clean
         except FORESEEN as error:
-            clean, problem = False, text_of(error)
-        self._feed(Held(array, effect.lo_sectors, effect.hi_sectors, clean, problem))
+            clean, problem, hung = False, text_of(error), isinstance(error, HungError)
+        self._feed(Held(array, effect.lo_sectors, effect.hi_sectors, clean, problem, hung))
 
     async def _pin_reads(self, effect: PinReads) -> None:
         with self._logged("pin reads", effect.array):

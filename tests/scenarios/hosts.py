@@ -48,6 +48,7 @@ class Host(Md):
         self.core = None
         self.frozen = False
         self.limits = SyncLimits()
+        self.serial_holds = False
         self.wipe()
         self._reset()
 
@@ -93,6 +94,7 @@ class Host(Md):
             now_ms=self.world.now_ms,
             local_fault=self.local_fault,
             limits=self.limits,
+            serial_holds=self.serial_holds,
         )
         self.take(self.core.start())
         self.world.host_up(self)

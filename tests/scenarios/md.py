@@ -115,7 +115,7 @@ class Md(Peer):
         if not problem:
             self.holds[effect.array] = (lo, hi)
         clean = self.clean(effect.array) and effect.array not in self.pending
-        return ev.Held(effect.array, lo, hi, clean, problem)
+        return ev.Held(effect.array, lo, hi, clean, problem, hung=problem == "hung")
 
     def _pin(self, effect: fx.PinReads, problem: str) -> None:
         return

@@ -92,19 +92,23 @@ class Runner(Nature, Changes):
     # --- hosts ---------------------------------------------------------------------------
 
     def do_nodes(self, *names: str) -> None:
-        """nodes a b c [s=spectator] [local-fault=leave]: the lines of clusterips; none runs yet."""
-        policy = "fail"
+        """nodes a b c [s=spectator] [local-fault=leave] [serial-holds=yes]: the lines of
+        clusterips; none runs yet."""
+        policy, serial_holds = "fail", False
         lines: list[Line] = []
         for word in names:
             name, _, option = word.partition("=")
             if name == "local-fault":
                 policy = option
+            elif name == "serial-holds":
+                serial_holds = option == "yes"
             else:
                 # The first outranks the others, so that a script knows who is elected.
                 lines.append(Line(name, option == "spectator", 100 if lines else 200))
         for index, line in enumerate(lines):
             host = Host(self.world, line.name, tuple(lines), policy, index + 1)
             host.limits = SyncLimits(window_start_sectors=WINDOW_SECTORS)
+            host.serial_holds = serial_holds
             self.hosts[line.name] = self.world.hosts[line.name] = host
 
     def do_start(self, *names: str) -> None:

@@ -310,6 +310,16 @@ class Checkers:
         inside = lo <= block * BLOCK_SECTORS and (block + 1) * BLOCK_SECTORS <= hi
         return inside or array.host.md.hold_all or not array.started
 
+    def hold_moves(self, array: MdArray) -> None:
+        """A host moves a hold: an error at this very moment may hang its md for ever."""
+        self.world.load["holds_moved"] += 1
+        for other in self.world.hosts if self.world.quirks.serial_holds else ():
+            there = (
+                other.md.arrays.get(array.uuid) if other.up and other is not array.host else None
+            )
+            if there is not None and there.moving:
+                self.fail(f"(9) {array.host.name} and {other.name} move holds at once: md may hang")
+
     def app_write_issued(self, array: MdArray, write: Write) -> None:
         for other in self.world.hosts:
             there = other.md.arrays.get(array.uuid) if other.up else None

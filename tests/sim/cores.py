@@ -37,4 +37,5 @@ def node_core(host: Host) -> Node:
         now_ms=host.clock_ms(),
         local_fault=quirks.local_fault,
         limits=limits,
+        serial_holds=quirks.serial_holds,
     )

@@ -85,6 +85,7 @@ class MdArray:
         self.resync_from = BLOCKS  # reads at or above go to the first member
         self.pinned = False
         self.hold = (0, 0)
+        self.moving = False  # the hold, right now
         self.write_pending = True  # a started array is clean: its first write waits
         self.started = False
         self.closing = False
@@ -381,7 +382,8 @@ class MdArray:
 
     def hold_range(self, lo: int, hi: int, drained: Callable[[], None]) -> None:
         """Hold [lo, hi); `drained` is called when nothing is in flight (held counts as drained)."""
-        self.hold = (lo, hi)
+        self.hold, self.moving = (lo, hi), True
+        self.host.world.check.hold_moves(self)
         self.resubmit()
         if self.in_flight and lo < hi:
             self.drained.append(drained)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mdcluster.core import arrays, keeper, resync
+from mdcluster.core.announcer import Announcer
 from mdcluster.core.commits import Commits
 from mdcluster.core.departures import SHUTDOWN_TIMER, Departures
 from mdcluster.core.effects import Activate, ShutGate, Stopped, ZeroSlot
@@ -58,14 +59,17 @@ class Planted:
 @contextmanager
 def planted(bug: Planted) -> Iterator[None]:
     """The core without one of its rules."""
-    before = [(owner, name, owner.__dict__[name]) for owner, name, _ in bug.patches]
+    before = [(owner, name, owner.__dict__.get(name)) for owner, name, _ in bug.patches]
     for owner, name, value in bug.patches:
         setattr(owner, name, value)
     try:
         yield
     finally:
         for owner, name, value in before:
-            setattr(owner, name, value)
+            if value is None:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, value)
 
 
 # --- the bugs ----------------------------------------------------------------------------
@@ -317,6 +321,16 @@ PLANTED: dict[str, Planted] = {
             hosts=5,
         ),
         "(6)",
+    ),
+    "all_move_holds_at_once": Planted(
+        ((Announcer, "_has_turn", lambda self, life: True),),
+        scenes.mix_of(scenes.nothing_more, quirks=Quirks(serial_holds=True)),
+        "(9)",
+    ),
+    "holds_let_go_by_themselves": Planted(
+        ((Holds, "_moves_alone", property(lambda self: False, lambda self, on: None)),),
+        scenes.mix_of(scenes.fails_and_recovers, spares=1, quirks=Quirks(serial_holds=True)),
+        "(9)",
     ),
     "candidate_ignores_newer_voter_set": Planted(
         ((Election, "_has_won", _old_voters_decide),),

@@ -196,6 +196,11 @@ def fails_in_bitmap_pass(run: Run) -> None:
     when_syncing(run, SyncKind.BITMAP, fail)
 
 
+def fails_and_recovers(run: Run) -> None:
+    """A member fails for good, and a spare takes its role."""
+    list(run.world.disks.values())[1].bad_writes.add(EVERY_HOST)
+
+
 def interrupted_chunks(run: Run) -> None:
     """Windows end within chunks of the bitmap, and md is interrupted again and again."""
     run.world.quirks.copies_short = 0.3

@@ -374,6 +374,7 @@ class ArrayShell(Copying):
         held = array
 
         def drained() -> None:
+            held.moving = False
             self.done(effect, Held(effect.array, lo, hi, held.clean, ""))
 
         if self.host.holds_late_us:

@@ -77,6 +77,7 @@ def random_mix(seed: int) -> Mix:
     late_rng = Random(seed * 40_503 + 5)  # later inventions, beside what seeds drew before
     quirks.kernel_md = late_rng.random() < 0.6
     quirks.chunk_blocks = late_rng.choice((1, 1, 4, 8))
+    quirks.serial_holds = late_rng.random() < 0.4
     quirks.window_max_blocks = late_rng.choice((32, 32, 4))
     return Mix(
         quirks=quirks,

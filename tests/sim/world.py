@@ -79,6 +79,7 @@ class Quirks:
     kernel_md: bool = False  # md recovers first, and takes no position with a bitmap
     chunk_blocks: int = 1  # of the bitmap
     window_max_blocks: int = 32
+    serial_holds: bool = False  # two hosts must never move holds at once (kernels before 6.7)
     stable_after_us: int = 0  # how long after a death all reads must be stable; 0: not checked
 
 

@@ -64,6 +64,7 @@ class Bench:
         start: int = 0,
         merge_all: bool = False,
         limits: SyncLimits = LIMITS,
+        alone: tuple[Life, ...] = (),
     ) -> None:
         self.env = Env(N1, "one", TIMING, seed=1)
         self.env.now_ms = 1000
@@ -78,6 +79,7 @@ class Bench:
             merge_all,
             term=5,
             propose=self.proposed.append,
+            moves_alone=lambda life: life in alone,
         )
         self.sent: dict[NodeId, Hold] = {}
         self.sends = 0
@@ -408,6 +410,42 @@ def test_a_failed_and_held_write_stops_all_copying_until_it_is_gone() -> None:
     assert bench.ack(N2, problem="failure pending") == []
     bench.later(2 * TIMING.retry_min_ms)
     assert bench.ack(N2) == [LimitSync(ARRAY, 1, 8 * MIB)]
+
+
+def test_nodes_that_move_holds_alone_are_told_one_after_the_other() -> None:
+    bench = Bench(resync(), (N2, N3), alone=(N1, N2, N3))
+    bench.running()
+    assert set(bench.sent) == {N1.node}  # its own hold is let go first
+    bench.ack(N1)
+    assert N3.node not in bench.sent
+    bench.ack(N2, problem="failure pending")  # an answer, too: it has moved
+    assert bench.held(N3) == (0, 8 * MIB)
+    assert limits_of(bench.ack(N3)) == []
+    first = bench.sent[N3.node]
+    assert limits_of(bench.ack(N2)) == [8 * MIB]
+    assert bench.held(N2) == (0, 16 * MIB) and bench.sent[N3.node] is first
+    bench.now.on_gone(N2)  # fenced: nobody waits for its move any more
+    bench.take()
+    assert bench.held(N3) == (0, 16 * MIB)
+
+
+def test_letting_go_takes_turns_and_outlives_the_pass() -> None:
+    bench = Bench(recovery(), (N2, N3), alone=(N1, N2, N3))
+    bench.running()
+    bench.ack(N1)
+    for _ in range(60):
+        for life in (N1, N2, N3):
+            for hi in limits_of(bench.ack(life) if life.node in bench.sent else []):
+                bench.reached(hi)
+        if bench.proposed:
+            break
+    assert bench.proposed == [EndSync(ARRAY, 1)]
+    bench.committed(EndSync(ARRAY, 1))
+    for life in (N1, N2, N3):
+        assert bench.held(life) == (0, 0) and not bench.now.done
+        assert "lets go" in bench.now.waiting()
+        bench.ack(life)
+    assert bench.now.done
 
 
 def test_holds_are_asked_again_with_backoff() -> None:

@@ -64,6 +64,7 @@ from mdcluster.md.driver import (
     ArrayStatus,
     DriverError,
     DriverEvents,
+    HungError,
     MemberStatus,
     SyncStep,
 )
@@ -269,6 +270,12 @@ async def test_a_hold_over_a_failed_write_is_not_clean(rig: Rig) -> None:
     rig.driver.now = replace(STATUS, write_pending=True)
     rig.start(HoldRange(ARRAY, 0, 8))
     await rig.until(Held(ARRAY, 0, 8, False, ""))
+
+
+async def test_a_hold_that_never_returns_is_a_hang(rig: Rig) -> None:
+    rig.driver.errors["hold"] = HungError("md is stuck")
+    rig.start(HoldRange(ARRAY, 0, 8))
+    await rig.until(Held(ARRAY, 0, 8, False, "md is stuck", hung=True))
 
 
 async def test_an_array_that_does_not_run_here_holds_anything(rig: Rig) -> None:
