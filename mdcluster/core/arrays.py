@@ -14,9 +14,9 @@ Rules of this file:
 * No member starts RECOVERING during a BITMAP pass, which is short: bits of dead lives may then
   stand in the writer's slot alone, and md clears that where it recovers a member.
 * `Member.by_bitmap` of a FAULTY member says that the bitmaps still tell all it has missed, so
-  that it may be re-added by them. That ends as soon as every role is in sync again (md then
-  clears bits); for raid10, which must know the role the member had, also as soon as a second
-  role is vacant. A slot of a life that stopped in order is kept, as dirty, while a member
+  that it may be re-added by them. That ends as soon as every role has a member again, be it one
+  that recovers (md then clears bits: drivers/md/raid1.c, R1BIO_Degraded); for raid10, which must
+  know the role the member had, also as soon as a second role is not in sync. A slot of a life that stopped in order is kept, as dirty, while a member
   depends on its bits; it then belongs to a life of its own name, which never runs again.
 """
 
@@ -419,7 +419,7 @@ def _take_over(state: ArrayState) -> ArrayState:
 
 def _forget_bits(state: ArrayState) -> ArrayState:
     """No re-add by bitmap once bits may have been cleared, or the role is not certain."""
-    if state.degraded > 0 and (state.level == 1 or state.degraded == 1):
+    if vacant_roles(state) and (state.level == 1 or state.degraded == 1):
         return state
     members = tuple(
         replace(m, by_bitmap=False) if m.state is MemberState.FAULTY else m for m in state.members

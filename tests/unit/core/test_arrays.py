@@ -313,6 +313,13 @@ def test_no_re_add_by_bitmap_after_bits_may_have_been_cleared() -> None:
     assert state_of(change(state, re_add(C)), C) is MemberState.RECOVERING
 
 
+def test_no_re_add_by_bitmap_once_a_spare_was_written_in_its_place() -> None:
+    """While it recovers, no write misses a role: md clears the bits of what A does not have."""
+    state = change(mirror(spares=1), fail(A))
+    assert state_of(state, C) is MemberState.RECOVERING
+    assert "do not tell all" in refusal(change(state, fail(C)), re_add(A))
+
+
 def test_no_re_add_by_bitmap_of_a_member_that_failed_before_it_was_equal() -> None:
     state = change(mirror(raid_disks=3, clean=False), fail(A))
     assert "do not tell all" in refusal(state, re_add(A))
