@@ -122,8 +122,8 @@ class SlotBitmap:
         end = self._count if at_end else hi_sectors // self.chunk_sectors
         if first >= end:
             return
-        for one, after in raw.extents(self._needed, self._count):
-            for chunk in range(max(one, first), min(after, end)):
+        for one, after in self._needed_chunks(first, end):
+            for chunk in range(one, after):
                 if chunk not in self._writers:
                     self._idle_since_s.setdefault(chunk, -math.inf)
         raw.clear_range(self._needed, first, end)
@@ -132,13 +132,18 @@ class SlotBitmap:
     def needed(self, lo_sectors: int, hi_sectors: int) -> Iterator[tuple[int, int]]:
         """The stretches of [lo, hi) that a sync has to copy, in rising order."""
         chunks = raw.chunks_of(lo_sectors, hi_sectors, self.chunk_sectors)
-        base = chunks.start // 8 * 8
-        part = bytes(self._needed[base // 8 : -(-chunks.stop // 8)])
-        for first, end in raw.extents(part, chunks.stop - base):
-            lo = max(lo_sectors, (base + first) * self.chunk_sectors)
-            hi = min(hi_sectors, (base + end) * self.chunk_sectors)
+        for first, end in self._needed_chunks(chunks.start, chunks.stop):
+            lo = max(lo_sectors, first * self.chunk_sectors)
+            hi = min(hi_sectors, end * self.chunk_sectors)
             if lo < hi:
                 yield lo, hi
+
+    def _needed_chunks(self, first: int, end: int) -> Iterator[tuple[int, int]]:
+        base = first // 8 * 8
+        part = bytes(self._needed[base // 8 : -(-end // 8)])
+        for one, after in raw.extents(part, end - base):
+            if base + after > first:
+                yield max(base + one, first), base + after
 
     def is_dirty(self, sector: int) -> bool:
         """Whether the bit of the chunk with this array sector is set."""
@@ -211,17 +216,29 @@ class SlotBitmap:
                 return
             target, pages = self._changes, self._pages
             self._pages = set()
-            lo, hi = min(pages) * PAGE_BYTES, (max(pages) + 1) * PAGE_BYTES
-            content = bytes(self._bits[lo:hi])
-            # What is being cleared may be gone from now on.
-            self._durable[lo:hi] = _in_both(self._durable[lo:hi], content)
             try:
-                await self._write(lo, content)
+                for first, end in _runs(pages):
+                    await self._commit_pages(first * PAGE_BYTES, end * PAGE_BYTES)
             except BaseException:
                 self._pages |= pages
                 raise
-            self._durable[lo:hi] = content
             self._committed = target
+
+    async def _commit_pages(self, lo: int, hi: int) -> None:
+        content = bytes(self._bits[lo:hi])
+        # What is being cleared may be gone from now on.
+        self._durable[lo:hi] = _in_both(self._durable[lo:hi], content)
+        await self._write(lo, content)
+        self._durable[lo:hi] = content
+
+
+def _runs(numbers: set[int]) -> Iterator[tuple[int, int]]:
+    """Runs [first, end) of neighbouring numbers, in rising order."""
+    for first in sorted(n for n in numbers if n - 1 not in numbers):
+        end = first + 1
+        while end in numbers:
+            end += 1
+        yield first, end
 
 
 def _in_both(one: bytes | bytearray, two: bytes) -> bytes:

@@ -7,14 +7,18 @@ metadata; drivers/md/md-bitmap.c). All functions are pure; offsets and sizes are
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
 from mdcluster.metadata.superblock import BLOCK
 
 MIN_CHUNK_SECTORS: Final = 128  # 64 KiB
-PAGE_CHUNK_MAX_SECTORS: Final = 8192  # 4 MiB; up to here the bits are kept within one page
-SLOT_BYTES_MAX: Final = 64 * 1024
+PAGE_CHUNK_MAX_SECTORS: Final = 4096  # 2 MiB; up to here the bits are kept within one page
+SLOT_BYTES_MAX: Final = 1024 * 1024
+
+_SET = re.compile(rb"[^\x00]")
+_CLEAR = re.compile(rb"[^\xff]")
 
 
 def chunk_count(covered_sectors: int, chunk_sectors: int) -> int:
@@ -32,8 +36,10 @@ def choose_chunk_sectors(covered_sectors: int) -> int:
     """The chunk size for an array: a power of two, 64 KiB or more.
 
     It grows until the bits fit one page of 4 KiB (a set bit then costs one small write), but for
-    that not beyond 4 MiB (a dead node's chunks are copied whole); above 128 GiB the slot grows,
-    up to 64 KiB (2 TiB), and then the chunk again.
+    that not beyond 2 MiB, the smallest window of a resync: chunks are copied whole, after a
+    node's death and where a resync was interrupted. Above 64 GiB the slot grows, up to 1 MiB
+    (16 TiB; 64 of them still lie in the head room that mdadm leaves on disks of that size), and
+    then the chunk again.
     """
     chunk = MIN_CHUNK_SECTORS
     while chunk < PAGE_CHUNK_MAX_SECTORS and slot_bytes(covered_sectors, chunk) > BLOCK:
@@ -93,11 +99,12 @@ def extents(bits: bytes | bytearray, limit: int | None = None) -> Iterator[tuple
     first: int | None = None
     bit = 0
     while bit < end_of_all:
-        byte = bits[bit // 8]
-        if bit % 8 == 0 and byte == (0 if first is None else 0xFF):
-            bit += 8  # a whole byte that changes nothing
-            continue
-        dirty = bool(byte >> bit % 8 & 1)
+        if bit % 8 == 0:  # over whole bytes that change nothing
+            found = (_SET if first is None else _CLEAR).search(bits, bit // 8)
+            bit = 8 * found.start() if found else end_of_all
+            if bit >= end_of_all:
+                break
+        dirty = bool(bits[bit // 8] >> bit % 8 & 1)
         if dirty and first is None:
             first = bit
         elif not dirty and first is not None:
