@@ -16,8 +16,9 @@ Rules of this file:
 * `Member.by_bitmap` of a FAULTY member says that the bitmaps still tell all it has missed, so
   that it may be re-added by them. That ends as soon as every role has a member again, be it one
   that recovers (md then clears bits: drivers/md/raid1.c, R1BIO_Degraded); for raid10, which must
-  know the role the member had, also as soon as a second role is not in sync. A slot of a life that stopped in order is kept, as dirty, while a member
-  depends on its bits; it then belongs to a life of its own name, which never runs again.
+  know the role the member had, also as soon as a second role is not in sync. A slot of a life
+  that stopped in order is kept, as dirty, while a member depends on its bits; it then belongs to
+  a life of its own name, which never runs again.
 """
 
 from collections.abc import Callable, Iterable

@@ -8,7 +8,14 @@ for arrays with externally managed metadata; the semantics are those of a stock 
 * a write that meets a failing member is held until `unblock` of that member *and* `activate`;
 * `activate` is one bit: it releases every held write of the array, whatever it waits for;
 * nothing is copied while frozen; `limit_sync` is sync_max;
-* with a bitmap, a sync ignores positions and copies what is dirty in the own slot.
+* with a bitmap, a RESYNC or BITMAP starts at 0, whatever the position, and copies what is dirty
+  in the own slot, in whole chunks of the bitmap; one that was interrupted in the middle of a
+  chunk begins with all of it again (drivers/md/md-bitmap.c, md_bitmap_end_sync). The position
+  only says from where on the others hold their writes; see `next_dirty`;
+* a RECOVER copies from the first member in sync to those that are not, and to no other; it
+  begins at its position, and where no role is vacant what it has copied is dirty no more;
+* while a member that has a role is not in sync nothing but RECOVER is done (drivers/md/md.c,
+  md_check_recovery).
 
 Positions and sizes in sectors of 512 bytes. Errors are :class:`DriverError`.
 """
@@ -69,7 +76,11 @@ class ArrayStatus:
 
 @dataclass(frozen=True, slots=True)
 class SyncStep:
-    """What one allowed stretch of a sync did."""
+    """What one allowed stretch of a sync did.
+
+    planned and copied are equal exactly if all that was to be copied was. A driver that cannot
+    count as exactly as that makes sure by what it can see, or raises.
+    """
 
     position_sectors: int
     planned_sectors: int
@@ -128,7 +139,11 @@ class MdDriver(Protocol):
     async def remove(self, array: ArrayId, device: DeviceId) -> None: ...
 
     async def add(self, array: ArrayId, member: Member, path: str) -> None:
-        """Attach as spare, or as write target of its role (RECOVERING) or in sync."""
+        """Attach as spare, or as write target of its role (RECOVERING) or in sync.
+
+        md attaches nothing while a sync runs (drivers/md/md.c, slot_store: EBUSY). One that does
+        is interrupted: its `limit_sync` raises, and `stop_sync` and a new start follow.
+        """
 
     async def take_in(self, array: ArrayId, devices: Iterable[DeviceId]) -> None:
         """Members that were recovered are in sync from here on: reads may use them.
@@ -137,7 +152,12 @@ class MdDriver(Protocol):
         """
 
     async def hold(self, array: ArrayId, lo_sectors: int, hi_sectors: int) -> None:
-        """Hold writes in exactly [lo, hi); returns after in-flight writes have drained."""
+        """Hold writes in exactly [lo, hi); returns after in-flight writes have drained.
+
+        A write that ends at lo may wait, too. Over a write that a failure holds it returns, and
+        `status` is not clean; or it waits until that write is released (kernels from 6.7 on).
+        HungError if it will never return.
+        """
 
     async def hold_all(self, array: ArrayId, on: bool) -> None:
         """Beside `hold`: hold every write (a node that lost touch)."""
@@ -151,16 +171,27 @@ class MdDriver(Protocol):
         """Set in the own slot what is set in these slots on any in-sync member, durable."""
 
     async def start_sync(self, array: ArrayId, kind: SyncKind, position_sectors: int) -> None:
-        """Begin at `position` (up to which nothing is copied), limited to it."""
+        """Begin at `position`, limited to it.
+
+        For RESYNC and BITMAP that must not be above `next_dirty(array, 0)`: from there on md
+        copies. DriverError for all kinds but RECOVER while a member with a role is not in sync.
+        """
 
     async def limit_sync(self, array: ArrayId, hi_sectors: int) -> SyncStep:
-        """Copy up to `hi`, checking the gate before each write; returns copied and flushed."""
+        """Copy up to `hi`, and from there the next time; returns copied and flushed.
+
+        `hi` may lie within a chunk of the bitmap. The gate is checked before each write; where
+        md writes by itself, before it is allowed this step.
+        """
 
     async def stop_sync(self, array: ArrayId) -> None:
         """Returns after the last write of the copying has returned."""
 
     def next_dirty(self, array: ArrayId, from_sectors: int) -> int:
-        """The next sector the running sync has to copy, or the end of the array."""
+        """The next sector the running sync has to copy, or the end of the array.
+
+        Never above it; perhaps below, for bits that are not cleared yet.
+        """
 
     def status(self, array: ArrayId) -> ArrayStatus: ...
 

@@ -296,10 +296,14 @@ class EmbeddedDriver:
     # --- syncs --------------------------------------------------------------------------------
 
     async def start_sync(self, array: ArrayId, kind: SyncKind, position_sectors: int) -> None:
-        """DriverError if one was started and not stopped, or the array is read-only."""
+        """DriverError if one was started and not stopped, a member recovers first, or the array is
+        read-only."""
         running, target = self._of(array), self._writable(array)
         if running.sync is not None:
             raise DriverError(f"array {target.name}: a {running.sync.kind} was already started")
+        if kind is not SyncKind.RECOVER and target.members.recovering:
+            first = target.members.recovering[0].entry.device
+            raise DriverError(f"array {target.name}: no {kind} while {first} has to recover")
         if not 0 <= position_sectors <= target.geometry.size_sectors:
             raise DriverError(f"array {target.name}: no sync position {position_sectors}")
         running.sync = Sync(target, kind, position_sectors, self._gate_check)

@@ -130,6 +130,12 @@ class MemberSet:
         return not roles.issuperset(range(self.geometry.raid_disks))
 
     @property
+    def recovering(self) -> list[Attached]:
+        """Members that have a role, answer, and are not in sync."""
+        members = self._members.values()
+        return [m for m in members if m.role >= 0 and not m.in_sync and not m.failed]
+
+    @property
     def failure_pending(self) -> bool:
         """Whether a failure waits to be committed, applied and released."""
         return self._writes.pending or any(m.blocked for m in self._members.values())

@@ -72,7 +72,7 @@ class Sync:
     def by_bitmap(self) -> bool:
         """Whether only what is dirty in the own slot is copied (md ignores positions then)."""
         if self.kind is SyncKind.RECOVER:
-            targets = self._recovering()
+            targets = self._array.members.recovering
             return bool(targets) and all(m.entry.by_bitmap for m in targets)
         return self.kind in _BY_BITMAP
 
@@ -159,11 +159,7 @@ class Sync:
         return found[0], found[0].at(found[1])
 
     def _targets(self, piece: Piece) -> list[tuple[Attached, int]]:
-        """Where a piece is written to: (member, sector on it).
-
-        A resync writes to recovering members too, as md's does: what a dead node left on some
-        members only may lie below where they were already recovered.
-        """
+        """Where a piece is written to: (member, sector on it)."""
         source = self._array.choose(piece, first=True)
         targets = []
         for copy in piece.copies:
@@ -214,9 +210,6 @@ class Sync:
                 f"array {self._array.name}: failure pending: nothing is copied until the failed"
                 " member was committed faulty and the array released"
             )
-
-    def _recovering(self) -> list[Attached]:
-        return [m for m in self._array.members if m.role >= 0 and not m.in_sync and not m.failed]
 
 
 def next_dirty(array: EmbeddedArray, from_sectors: int) -> int:

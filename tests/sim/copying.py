@@ -67,7 +67,7 @@ class Copying:
         if array is None or sync is None or sync.serial != effect.serial:
             self._reached(effect, 0, 0, 0, SIZE_SECTORS, "no such pass is running")
             return
-        if array.recovering and sync.kind is not SyncKind.RECOVER and self.world.quirks.kernel_md:
+        if array.recovering and sync.kind is not SyncKind.RECOVER:
             self._reached(effect, 0, 0, 0, SIZE_SECTORS, "interrupted: a member was added")
             return
         mask = array.plan(sync, sync.position, effect.hi_sectors)

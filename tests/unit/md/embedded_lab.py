@@ -143,6 +143,8 @@ class EmbeddedLab:
                 self._changed.clear()
                 await self._changed.wait()
 
+    holds_wait_for_failures = False
+
     def failures(self) -> list[DeviceId]:
         return [failed for failed, _ in self._failures]
 
