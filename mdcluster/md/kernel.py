@@ -9,9 +9,11 @@ lost, and said so; nothing waits for it longer than its deadline.
 
 import asyncio
 import logging
+import os
 import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -22,6 +24,7 @@ from mdcluster.md.driver import (
     DriverError,
     DriverEvents,
     GateCheck,
+    HungError,
     SyncStep,
 )
 from mdcluster.md.kernel_array import DEV, KernelArray
@@ -29,7 +32,7 @@ from mdcluster.md.kernel_sync import KernelSync, next_dirty
 from mdcluster.md.kernel_watch import Watch
 from mdcluster.md.raid import GeometryError
 from mdcluster.md.sysfs import SYS
-from mdcluster.workers import Workers
+from mdcluster.workers import AccessLateError, Workers
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -71,6 +74,12 @@ class KernelDriver:
         self._arrays: dict[ArrayId, _Running] = {}
         self._listeners: list[DriverEvents] = []
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def serial_holds(self) -> bool:
+        """Before 6.7 moving a hold drains under md's lock: an error just then hangs the host's md
+        (drivers/md/md.c, suspend_lo_store)."""
+        return kernel_version() < (6, 7)
 
     # --- start and stop ------------------------------------------------------------------------
 
@@ -170,7 +179,10 @@ class KernelDriver:
         await self._run(target, lambda: target.remove(device))
 
     async def add(self, array: ArrayId, member: Member, path: str) -> None:
-        target = self._of(array).array
+        running = self._of(array)
+        target = running.array
+        if running.sync is not None:
+            await self._run(target, running.sync.interrupt)
         await self._run(target, lambda: target.add(member, path))
 
     async def take_in(self, array: ArrayId, devices: Iterable[DeviceId]) -> None:
@@ -194,9 +206,16 @@ class KernelDriver:
         """An array that does not run yet takes it when it starts."""
         if target.read_only or not target.dir.exists() or target.dir.state == "inactive":
             return
-        await self._workers.run(
-            f"holds of {target.dir.name}", self._hold_deadline_ms, target.suspend
-        )
+        try:
+            await self._workers.run(
+                f"holds of {target.dir.name}", self._hold_deadline_ms, target.suspend
+            )
+        except AccessLateError as error:
+            if why := target.held_by_failure():
+                raise DriverError(f"array {target.name}: failure pending: {why}") from None
+            raise HungError(
+                f"array {target.name}: md does not come back from moving a hold: {error}"
+            ) from None
 
     def _hold_again(self, target: KernelArray) -> None:
         """In a task of its own: Linux 6.12 lets it return only when the array is active again."""
@@ -322,6 +341,12 @@ class KernelDriver:
         self, target: KernelArray, call: Callable[[], T], deadline_ms: int | None = None
     ) -> T:
         return await self._workers.run(target.dir.name, deadline_ms or self._deadline_ms, call)
+
+
+def kernel_version() -> tuple[int, int]:
+    """Of the kernel that runs here."""
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int("".join(takewhile(str.isdecimal, minor)) or 0)
 
 
 def _assemble(array: KernelArray, paths: dict[DeviceId, str], slot: int, root: Path) -> None:

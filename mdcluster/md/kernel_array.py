@@ -474,11 +474,10 @@ class KernelArray:
         """Make md hold what is to be held: [0, end) or `held_sectors`; what was in flight has
         returned then. Old and new are both held wherever they meet.
 
-        Raises DriverError while a failure is pending: md may never come back from it.
+        While a failure is pending it waits, GIVE_UP_S at most: md may never come back from it.
         """
         with self._suspending:
-            if why := self.held_by_failure():
-                raise DriverError(f"array {self.name}: failure pending: {why}")
+            self._until(lambda: not self.held_by_failure(), "failure pending: it was not released")
             old, new = self.dir.suspended_sectors, self._to_hold()
             for attribute, value in moves(old, new):
                 self.dir.write(attribute, value)

@@ -59,6 +59,10 @@ class KernelSync:
         array = self._array
         if self.kind is SyncKind.RECOVER:
             self._set_recovery_start()
+        elif targets := self._targets():
+            raise DriverError(
+                f"array {array.name}: {targets[0].path} has to recover before any {self.kind}"
+            )
         if self._below_is_marked():
             raise DriverError(
                 f"array {array.name}: the bitmap marks what lies below the position"
@@ -98,6 +102,7 @@ class KernelSync:
         """Copy up to `hi`. DriverError if it fails or is stopped, GateShutError from the gate."""
         array, lo, hi = self._array, self.position_sectors, min(hi_sectors, self._end)
         self._refuse_if_pending()
+        self._refuse_if_stopped()
         if self._finished or hi <= lo:
             return SyncStep(lo, 0, 0, self.next_dirty(lo))
         planned = self._planned(lo, hi)
@@ -147,6 +152,11 @@ class KernelSync:
             self._finished = False
             raise DriverError(f"array {array.name}: md has ended the {self.kind} before its end")
 
+    def interrupt(self) -> None:
+        """The step under way, and any later one, raises; `stop` is to follow."""
+        self._stopping = True
+        self._array.dir.write("sync_action", "frozen")
+
     def stop(self) -> None:
         """Frozen: nothing is copied any more when it returns. Positions are the cluster's."""
         self._stopping = True
@@ -173,8 +183,7 @@ class KernelSync:
             poller = select.poll()
             poller.register(fd, select.POLLPRI | select.POLLERR)
             while not self._is_at(md_sectors):
-                if self._stopping:
-                    raise DriverError(f"array {self._array.name}: the {self.kind} was stopped")
+                self._refuse_if_stopped()
                 self._refuse_if_pending()
                 os.pread(fd, 64, 0)  # or the poll tells of what was there before
                 if not self._is_at(md_sectors):
@@ -187,11 +196,16 @@ class KernelSync:
         running = self._array.dir.read("sync_action") == _ACTIONS[self.kind]
         if md_sectors is None:
             return not running
+        self._refuse_if_stopped()
         if not running:
             raise DriverError(
                 f"array {self._array.name}: md has ended the {self.kind} before {md_sectors}"
             )
         return done is not None and done >= md_sectors
+
+    def _refuse_if_stopped(self) -> None:
+        if self._stopping:
+            raise DriverError(f"array {self._array.name}: the {self.kind} was stopped")
 
     def _refuse_if_pending(self) -> None:
         if why := self._array.held_by_failure():

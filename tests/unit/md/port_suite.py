@@ -461,7 +461,7 @@ class PortSuite:
         await lab.driver.start_sync(ARRAY, SyncKind.RECOVER, 0)
         await lab.driver.limit_sync(ARRAY, SIZE_SECTORS)
         await lab.driver.stop_sync(ARRAY)
-        await lab.driver.take_in(ARRAY, fresh.device)
+        await lab.driver.take_in(ARRAY, [fresh.device])
         assert lab.data_of(fresh.device) == lab.data_of(device(0)) == bytes(len(other))
         assert lab.data_of(device(1)) == other
 

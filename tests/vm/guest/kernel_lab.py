@@ -114,6 +114,8 @@ class Disks:
 class KernelLab:
     """A kernel driver over `disks`; also the listener of its events."""
 
+    holds_wait_for_failures = True
+
     def __init__(self, disks: Disks) -> None:
         self.disks = disks
         self.gate_open = True
