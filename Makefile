@@ -7,6 +7,7 @@ SEEDS  ?= 1000
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint unit scenarios planted cluster sim bench tools clean
+.PHONY: vm vm-smoke vm-tools lab
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -14,7 +15,7 @@ help: ## this list
 demo: $(READY) ## three daemons, a RAID1, a resync taken over: watch it (under 40 s)
 	@$(BIN)/python -m tests.demo
 
-test: tools $(READY) lint unit scenarios planted sim cluster ## everything that CI runs
+test: tools $(READY) lint unit scenarios planted sim cluster vm-smoke ## everything that CI runs
 
 lint: $(READY) ## formatting, linter, strict types
 	$(BIN)/ruff format --check .
@@ -36,11 +37,24 @@ cluster: $(READY) ## real daemons, real sockets, real files
 sim: $(READY) ## SEEDS=N simulated clusters, or REPLAY=seed to see one in words
 	$(BIN)/python -m tests.sim.run $(if $(REPLAY),--replay $(REPLAY),--seeds $(SEEDS))
 
+vm: vm-tools $(READY) ## stock kernels in virtual machines (KERNEL=6.12: this one alone)
+	MDCLUSTER_VM_KERNEL=$(KERNEL) $(BIN)/pytest -q tests/vm
+
+vm-smoke: vm-tools $(READY) ## the few of them that show that the tier works
+	MDCLUSTER_VM_KERNEL=$(KERNEL) $(BIN)/pytest -q -m smoke tests/vm
+
+lab: vm-tools $(READY) ## three such machines that stay, with a shell on each (KERNEL=6.1)
+	@$(BIN)/python -m tests.vm.lab up $(if $(KERNEL),--kernel $(KERNEL))
+
 bench: $(READY) ## the figures of docs/PERFORMANCE.md
 	$(BIN)/python -m tests.bench
 
 tools: ## the tools that tests compare with: installed if root, named if not
 	@tests/need-tools.sh mdadm:mdadm qemu-io:qemu-utils nbdinfo:libnbd-bin strace:strace
+
+vm-tools: ## the tools of the vm tier, likewise
+	@tests/need-tools.sh qemu-system-x86_64:qemu-system-x86 busybox:busybox-static depmod:kmod \
+		dmsetup:dmsetup mke2fs:e2fsprogs setpriv:util-linux mdadm:mdadm
 
 $(READY): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
