@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mdcluster.core.adoption import adoption_problem, release, release_refusal
 from mdcluster.core.creation import create, creation_problem, device_problem, member_of
 from mdcluster.core.geometry import (
     array_size_sectors,
@@ -39,6 +40,7 @@ from mdcluster.core.model import (
     MEMBERS_MAX,
     NODES_MAX,
     AddMember,
+    AdoptArray,
     ArrayChange,
     ArrayState,
     BeginSync,
@@ -54,6 +56,7 @@ from mdcluster.core.model import (
     Member,
     MemberState,
     ReAddMember,
+    ReleaseArray,
     RemoveMember,
     Slot,
     StartArray,
@@ -108,8 +111,12 @@ def apply_change(
     result: ArrayState | Refused
     if isinstance(change, CreateArray):
         result = _create(state, change, context)
+    elif isinstance(change, AdoptArray):
+        result = _adopt(state, change, context)
     elif state is None:
         return Refused(f"there is no array with UUID {change.array} in this cluster")
+    elif why := release_refusal(state, change):
+        return Refused(why)
     else:
         result = _HANDLERS[type(change)](state, change, context)
     if isinstance(result, Refused) or result is state:
@@ -130,6 +137,17 @@ def _create(
         return Refused(f"cannot create {change.name!r}: UUID {change.array} is array {state.name}")
     problem = creation_problem(change, context.others, context.force)
     return Refused(problem) if problem else _with_runners(create(change), context.runners)
+
+
+def _adopt(state: ArrayState | None, change: AdoptArray, context: _Context) -> ArrayState | Refused:
+    known = context.others if state is None else (*context.others, state)
+    problem = adoption_problem(change, known)
+    return Refused(problem) if problem else _with_runners(change.state, context.runners)
+
+
+def _release(state: ArrayState, change: ReleaseArray, context: _Context) -> ArrayState | Refused:
+    result = release(state, context.force)
+    return Refused(result) if isinstance(result, str) else result
 
 
 def _start(state: ArrayState, change: StartArray, context: _Context) -> ArrayState | Refused:
@@ -165,10 +183,11 @@ def _with_runners(state: ArrayState, lives: tuple[Life, ...]) -> ArrayState | Re
                 "was declared dead are resynced"
             )
         used = {slot.index for slot in state.slots}
-        free = [index for index in range(SLOTS_MAX) if index not in used]
+        slots_max = min(SLOTS_MAX, state.slot_count)
+        free = [index for index in range(slots_max) if index not in used]
         if not free or len(state.running) >= NODES_MAX:
             return Refused(
-                f"{state.name}: no bitmap slot is free for {life.node}: all {SLOTS_MAX} are in use "
+                f"{state.name}: no bitmap slot is free for {life.node}: all {slots_max} are in use "
                 "or wait for the resync of dead nodes"
             )
         slots = sorted((*state.slots, Slot(free[0], life)), key=lambda slot: slot.index)
@@ -445,6 +464,7 @@ def _end_vain_pass(state: ArrayState) -> ArrayState:
 _HANDLERS: dict[type, Callable[[ArrayState, Any, _Context], ArrayState | Refused]] = {
     StartArray: _start,
     StopArray: _stop,
+    ReleaseArray: _release,
     FailMember: _fail,
     RemoveMember: _remove,
     AddMember: _add,

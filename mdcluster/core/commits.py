@@ -9,6 +9,10 @@ Rules of this file (DESIGN.md section 4, "Commit"):
   of each again before it is ready;
 * a proposal is committed once however often it is retried: entries remember the last
   RECENT_MAX of them;
+* an adopted array's stamps are above its events: a writer whose term does not give that lets
+  a higher one be elected, and the proposer asks again;
+* a released array is never released to be used again: it is over when it is forgotten, by a
+  commit of the cluster entry, and only then is its release done;
 * a change of the voter set counts the quorum of the old set, and waits until the entry
   itself has been committed in this term;
 * superblocks are a projection: what fails there fails the member, not the commit;
@@ -17,13 +21,15 @@ Rules of this file (DESIGN.md section 4, "Commit"):
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
+from mdcluster.core.adoption import EVENTS_MAX, waits_for_members
 from mdcluster.core.arrays import Refused, apply_change
 from mdcluster.core.effects import WriteSuperblocks
 from mdcluster.core.election import Election
 from mdcluster.core.env import Env
 from mdcluster.core.events import SuperblocksWritten
-from mdcluster.core.ledger import Ledger, is_quorum
+from mdcluster.core.ledger import Ledger, gone_at, is_quorum, last_serial
 from mdcluster.core.membership import Membership
 from mdcluster.core.messages import (
     ApplyAck,
@@ -39,6 +45,7 @@ from mdcluster.core.model import (
     RECENT_MAX,
     ZERO,
     AddVoter,
+    AdoptArray,
     ArrayChange,
     ArrayId,
     ArrayState,
@@ -49,16 +56,19 @@ from mdcluster.core.model import (
     EndLife,
     Entry,
     FailMember,
+    ForgetArray,
+    Gone,
     HandOver,
     Life,
     NodeId,
     Outcome,
+    ReleaseArray,
     RemoveVoter,
     StartArray,
 )
 from mdcluster.core.replica import digest
 from mdcluster.core.tracks import OPEN_MAX, QUEUE_MAX, Ask, Commit, Stage, Track
-from mdcluster.core.voters import change_voters
+from mdcluster.core.voters import change_voters, forget_array
 
 PROJECT_TIMER = "project"
 PROJECT_AGAIN_MAX_MS = 8_000
@@ -134,7 +144,7 @@ class Commits:
 
     @staticmethod
     def _asks(track: Track) -> list[Ask]:
-        asks = [*track.queue, track.ask, *(c.ask for c in track.open)]
+        asks = [*track.queue, track.ask, *(c.ask for c in track.open), *track.leaving]
         return [a for a in asks if a is not None]
 
     def under_way(self, track: Track, change: Change) -> bool:
@@ -149,6 +159,11 @@ class Commits:
             return  # the proposer asks again
         key = _key_of(ask.change)
         track = self.tracks.get(key)
+        if track is None and self._was_released(ask.change):
+            self.answer(ask, "done", "")
+            return
+        if self._needs_term(ask.change):
+            return
         if track is None:
             if len(self.tracks) > ARRAYS_MAX:
                 self.answer(ask, "refused", f"{ARRAYS_MAX} arrays are the most a cluster can have")
@@ -161,6 +176,27 @@ class Commits:
             return
         track.queue.append(ask)
         self.next(track)
+
+    def _was_released(self, change: Change) -> bool:
+        """A release that is over already: the proposer did not hear of it."""
+        if not isinstance(change, ReleaseArray):
+            return False
+        return gone_at(self._ledger.cluster, change.array) != ZERO
+
+    def _needs_term(self, change: Change) -> bool:
+        """Whether an array is adopted whose events this term's stamps would not exceed.
+
+        Then this writer stands down with a promise of that term, so that the next one is above.
+        """
+        if not isinstance(change, AdoptArray) or change.array in self.tracks:
+            return False
+        if self._ledger.stamp(change.array).next(self._ledger.term).events > change.events:
+            return False
+        if change.events >= EVENTS_MAX:
+            return False  # refused as implausible
+        term = max(change.events >> 32, self._ledger.term)
+        self._election.raise_term(term, f"an array with events of term {term} is adopted")
+        return True
 
     def _is_retry(self, track: Track, ask: Ask) -> bool:
         """A proposal that is known: it is answered in its time, to whoever asked last."""
@@ -230,9 +266,15 @@ class Commits:
         """The state this proposal would lead to now. first: changes that go before it."""
         state = self._state(track)
         change = ask.change
+        if isinstance(change, AdoptArray):
+            serial = last_serial(self._ledger.cluster, change.array)
+            change = replace(change, state=replace(change.state, last_serial=serial))
         if isinstance(change, AddVoter | RemoveVoter | BindVoter):
             assert isinstance(state, ClusterState)
             return change_voters(state, change)
+        if isinstance(change, ForgetArray):
+            assert isinstance(state, ClusterState)
+            return forget_array(state, change) if self.may_forget(change) else state
         if isinstance(change, HandOver):
             assert state is not None
             return self._hand_over_refusal(change) or state
@@ -264,11 +306,12 @@ class Commits:
 
     def round_done(
         self, track: Track, runners: tuple[Life, ...], first: Iterable[ArrayChange] = ()
-    ) -> None:
-        """The round that the present proposal needed has succeeded."""
+    ) -> bool:
+        """The round that the present proposal needed has succeeded. False: refused after all."""
         track.stage = Stage.IDLE
-        self._commit_ask(track, runners, first)
+        made = self._commit_ask(track, runners, first)
         self.next(track)
+        return made
 
     def round_failed(self, track: Track, state: str, why: str) -> None:
         track.stage = Stage.IDLE
@@ -277,21 +320,25 @@ class Commits:
 
     def _commit_ask(
         self, track: Track, runners: tuple[Life, ...], first: Iterable[ArrayChange] = ()
-    ) -> None:
+    ) -> bool:
         ask = track.ask
         assert ask is not None
         result = self.evaluate(track, ask, runners, first)
         if isinstance(result, Refused):
             self._settle(track, "refused", result.why)
-            return
+            return False
         before = self._state(track)
         if result is before:
-            self._settle(track, "done", "")
-            return
+            if isinstance(before, ArrayState) and before.released:
+                track.ask, track.leaving = None, [*track.leaving, ask][-QUEUE_MAX:]
+            else:
+                self._settle(track, "done", "")
+            return True
         recent = track.committed.recent if track.committed else ()
         recent = (*recent, Outcome(ask.proposal))[-RECENT_MAX:]
         stamp = self._ledger.stamp(track.key).next(self._ledger.term)
         self._replicate(track, Entry(track.key, stamp, result, recent), before, ask)
+        return True
 
     # --- replicate ------------------------------------------------------------------------
 
@@ -359,7 +406,40 @@ class Commits:
             if not self._recommits:
                 self._election.become_ready()
                 self._ready()
+        if isinstance(entry.state, ClusterState):
+            for gone in entry.state.gone:
+                self._forget(gone)
         self._project(track, entry)
+
+    # --- forget ---------------------------------------------------------------------------
+
+    def may_forget(self, change: ForgetArray) -> bool:
+        """Whether every member of this released array is plain, and nobody lags behind."""
+        track = self.tracks.get(change.array)
+        entry = track.committed if track else None
+        return (
+            track is not None
+            and entry is not None
+            and entry.stamp == change.stamp
+            and isinstance(entry.state, ArrayState)
+            and entry.state.released
+            and track.stage is Stage.IDLE
+            and self._ledger.projected_at(track.key) >= entry.stamp
+            and not any(self.missing(track, commit) for commit in track.open)
+        )
+
+    def _forget(self, gone: Gone) -> None:
+        """The array is over: whoever asked for that is told."""
+        track = self.tracks.get(gone.array)
+        newest = track.entry or track.committed if track else None
+        if track is None or newest is None or newest.stamp > gone.stamp:
+            return
+        del self.tracks[track.key]
+        self._env.timers.cancel(("commit", track.key))
+        self._env.timers.cancel((PROJECT_TIMER, track.key))
+        for ask in self._asks(track):
+            over = ask in track.queue and not isinstance(ask.change, ReleaseArray)
+            self.answer(ask, *(("refused", "the array was released") if over else ("done", "")))
 
     # --- project --------------------------------------------------------------------------
 
@@ -479,7 +559,7 @@ class Commits:
             if track.committed is None or self._is_projecting(track, track.open[0]):
                 return
             state = track.open[0].entry.state
-            if isinstance(state, ArrayState) and not self._at_rest(state):
+            if isinstance(state, ArrayState) and (state.released or not self._at_rest(state)):
                 return
             commit = track.open.pop(0)
             track.released = commit.entry.stamp
@@ -580,6 +660,9 @@ class Commits:
                 out.append((track.key, f"{track.stage}: {len(track.acks)} have"))
             elif track.stage is not Stage.IDLE:
                 out.append((track.key, str(track.stage)))
+            state = self._state(track)
+            if isinstance(state, ArrayState) and state.released:
+                out.append((track.key, waits_for_members(state)))
             for commit in track.open[:1]:
                 for life in self.missing(track, commit):
                     why = track.problems.get(life) or "has not applied the change"
@@ -593,6 +676,6 @@ def _is_probed(change: Change) -> bool:
 
 
 def _key_of(change: Change) -> str:
-    if isinstance(change, AddVoter | RemoveVoter | BindVoter | HandOver):
+    if isinstance(change, AddVoter | RemoveVoter | BindVoter | ForgetArray | HandOver):
         return CLUSTER_KEY
     return change.array

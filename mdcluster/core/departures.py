@@ -124,7 +124,8 @@ class Departures:
         """Until it is committed, the others wait for this node in this array."""
 
         def outcome(state: str, text: str) -> None:
-            if state == "refused" and array not in self._unlisted:
+            settled = array in self._unlisted or self._replica.is_gone(array)
+            if state == "refused" and not settled:
                 key = (LEFT_TIMER, array, "clean" if clean else "dirty")
                 self._env.after(key, self._env.timing.retry_max_ms)
 
@@ -140,6 +141,12 @@ class Departures:
         for array, why in list(self.left.items()):
             if why == NO_VOTER and array in self._unlisted:
                 del self.left[array]
+
+    def forget(self, array: ArrayId) -> None:
+        """The array was released: if it comes again it is a new one."""
+        self.left.pop(array, None)
+        self._unlisted.discard(array)
+        self._prepared.pop(array, None)
 
     def assemble_asked(self, array: ArrayId) -> None:
         """An administrator asks this very node to assemble what it left."""

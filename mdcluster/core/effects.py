@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from mdcluster.core.messages import Message
 from mdcluster.core.model import (
     ZERO,
+    AdoptArray,
     ArrayId,
     Claim,
     DeviceId,
@@ -79,6 +80,8 @@ class WriteSuperblocks:
 
     A member in sync whose newest record is older than `projected` is an old copy: it is not
     written, or it would pass for the real one from then on, but reported as failed.
+    A released array's superblocks are plain ones, without the guard bit; its area goes. One
+    that is plain already is left alone and counts as written: it is not ours any more.
     """
 
     entry: Entry
@@ -87,12 +90,16 @@ class WriteSuperblocks:
 
 @dataclass(frozen=True, slots=True)
 class WriteNonces:
-    """Check that the devices are free and large enough, write nonces -> NoncesWritten."""
+    """Check that the devices are free and large enough, write nonces -> NoncesWritten.
+
+    adopt: they are to be, unchanged, the members of a plain array that this change describes.
+    """
 
     op: int
     array: ArrayId
     members: tuple[NewMember, ...]
     force: bool
+    adopt: AdoptArray | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,6 +224,12 @@ class Election:
         self.role = Role.FOLLOWER
         self._forget_writer()
 
+    def raise_term(self, term: int, why: str) -> None:
+        """A writer gives its role up, so that whoever is elected next has a term above this."""
+        self.stand_down(why)
+        if term > self._ledger.term:
+            self._ledger.enter(term, None)
+
     def stand_down(self, why: str) -> None:
         """End this node's time as writer; the gate shuts before anything else happens."""
         self._env.emit(ShutGate())

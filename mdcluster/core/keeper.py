@@ -34,6 +34,7 @@ from mdcluster.core.model import (
     DeviceId,
     EndLife,
     FailMember,
+    ForgetArray,
     HandOver,
     JoinRunner,
     Life,
@@ -135,6 +136,10 @@ class Keeper:
         self._tend_voters(lines, file_digest)
 
     def _tend_array(self, track: Track, state: ArrayState) -> None:
+        if state.released and track.committed is not None:
+            forget = ForgetArray(state.uuid, track.committed.stamp, state.last_serial)
+            if self._commits.may_forget(forget):
+                self._commits.own(forget)
         for life in state.running:
             if life in self._membership.fenced:
                 self._commits.own(EndLife(state.uuid, life))
@@ -233,6 +238,12 @@ class Keeper:
             absence.by_life[life] = missing
         else:
             self._absent.pop(ArrayId(array), None)
+
+    def forget(self, array: ArrayId) -> None:
+        """The array was released."""
+        self._absent.pop(array, None)
+        for key in [key for key in self._next_join_ms if key[0] == array]:
+            del self._next_join_ms[key]
 
     def _start_degraded(self, state: ArrayState) -> None:
         absence = self._absent.get(state.uuid)

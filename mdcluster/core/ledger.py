@@ -40,6 +40,7 @@ class Ledger:
         self.projected = dict(projected)
         self._genesis = genesis(cluster_name, lines)
         self._cluster_name = cluster_name
+        self.entries = without_gone(self.entries, self.cluster)
 
     # --- terms ---------------------------------------------------------------------------
 
@@ -59,8 +60,9 @@ class Ledger:
     # --- entries -------------------------------------------------------------------------
 
     def stamp(self, key: str) -> Stamp:
+        """Of the newest entry; for an array that is gone, of the last word about it."""
         entry = self.entries.get(key)
-        return entry.stamp if entry else ZERO
+        return entry.stamp if entry else gone_at(self.cluster, key)
 
     def array(self, key: str) -> ArrayState | None:
         entry = self.entries.get(key)
@@ -74,7 +76,19 @@ class Ledger:
         if entry.stamp > have:
             self.entries[entry.key] = entry
             self._env.emit(PersistEntry(entry, self.projected.get(entry.key, ZERO)))
-        return True
+            self._drop_void(entry)
+        return entry.key in self.entries  # else the word came late: the array is gone
+
+    def _drop_void(self, entry: Entry) -> None:
+        """Whoever keeps PersistEntry drops the same: it follows from the cluster entry."""
+        if isinstance(entry.state, ClusterState):
+            self.entries = without_gone(self.entries, entry.state)
+            for gone in entry.state.gone:
+                if gone.array not in self.entries:
+                    self.projected.pop(gone.array, None)
+
+    def projected_at(self, key: str) -> Stamp:
+        return self.projected.get(key, ZERO)
 
     def note_projected(self, key: str, stamp: Stamp) -> None:
         """Every writable member's superblock is at least there; persisted with the next entry."""
@@ -97,6 +111,22 @@ class Ledger:
 
     def lines_changed(self, lines: tuple[Line, ...]) -> None:
         self._genesis = genesis(self._cluster_name, lines)
+
+
+def gone_at(cluster: ClusterState, key: str) -> Stamp:
+    """The stamp up to which entries of this array are void; ZERO if it was never released."""
+    return next((g.stamp for g in cluster.gone if g.array == key), ZERO)
+
+
+def last_serial(cluster: ClusterState, key: str) -> int:
+    """Of an array that was released, the last pass; 0 for any other."""
+    return next((g.serial for g in cluster.gone if g.array == key), 0)
+
+
+def without_gone(entries: dict[str, Entry], cluster: ClusterState) -> dict[str, Entry]:
+    """The entries but those of released arrays: void, from whatever node they come."""
+    void: dict[str, Stamp] = {g.array: g.stamp for g in cluster.gone}
+    return {k: e for k, e in entries.items() if k not in void or e.stamp > void[k]}
 
 
 def genesis(cluster_name: str, lines: tuple[Line, ...]) -> ClusterState:

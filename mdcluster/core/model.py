@@ -19,6 +19,9 @@ CLUSTER_KEY = "cluster"
 NODES_MAX = 32
 ARRAYS_MAX = 64
 MEMBERS_MAX = 32
+GONE_MAX = 128
+"""How many released arrays the cluster entry remembers (docs/adr/0007)."""
+
 RECENT_MAX = 64
 """How many finished proposals an entry remembers, to answer retries exactly once."""
 
@@ -131,6 +134,8 @@ class ArrayState:
     updated_s: int
     next_number: int
     paused: bool = False
+    released: bool = False  # given back to plain md: its superblocks are, or are about to be, plain
+    slot_count: int = 64  # bitmap slots of its cluster area, which tells the area's shape
 
     def member(self, device: DeviceId) -> Member | None:
         return next((m for m in self.members if m.device == device), None)
@@ -166,12 +171,25 @@ class Voter:
 
 
 @dataclass(frozen=True, slots=True)
+class Gone:
+    """An array that was released: its entries up to this stamp are void, wherever they turn up.
+
+    serial: of its last pass; should it be adopted again, nothing late is taken for a new pass.
+    """
+
+    array: ArrayId
+    stamp: Stamp
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterState:
     """The committed voter set. Spectators are not listed: nothing ever waits for them."""
 
     uuid: str
     name: str
     voters: tuple[Voter, ...]
+    gone: tuple["Gone", ...] = ()  # arrays that were released, the latest last
 
     def voter(self, node: NodeId) -> Voter | None:
         return next((v for v in self.voters if v.node == node), None)
@@ -236,6 +254,35 @@ class CreateArray:
     members: tuple[NewMember, ...]
     assume_clean: bool
     now_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptArray:
+    """--adopt: a plain md array as its superblocks describe it; nobody runs it yet.
+
+    paths: where the user saw each of `state.members`, in their order. events: the highest event
+    count on them; the stamps of the array's commits are above it.
+    """
+
+    array: ArrayId
+    state: ArrayState
+    paths: tuple[str, ...]
+    events: int
+
+    @property
+    def members(self) -> tuple[NewMember, ...]:
+        pairs = zip(self.state.members, self.paths, strict=True)
+        return tuple(
+            NewMember(m.device, path, m.data_offset_sectors, m.data_size_sectors, m.role)
+            for m, path in pairs
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseArray:
+    """--release: stopped everywhere, its superblocks made plain, and then forgotten."""
+
+    array: ArrayId
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,6 +395,15 @@ class RemoveVoter:
 
 
 @dataclass(frozen=True, slots=True)
+class ForgetArray:
+    """Every member of the released array is plain: the cluster forgets it. The writer's own."""
+
+    array: ArrayId
+    stamp: Stamp
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
 class HandOver:
     """Planned transfer of the writer role; done once the target is writer. Never committed."""
 
@@ -356,6 +412,8 @@ class HandOver:
 
 ArrayChange = (
     CreateArray
+    | AdoptArray
+    | ReleaseArray
     | StartArray
     | StopArray
     | FailMember
@@ -370,7 +428,7 @@ ArrayChange = (
     | EndSync
 )
 VoterChange = BindVoter | AddVoter | RemoveVoter
-ClusterChange = VoterChange | HandOver
+ClusterChange = VoterChange | ForgetArray | HandOver
 Change = ArrayChange | ClusterChange
 
 

@@ -62,7 +62,7 @@ from mdcluster.core.events import (
 )
 from mdcluster.core.holds import Holds
 from mdcluster.core.keeper import Keeper
-from mdcluster.core.ledger import Ledger
+from mdcluster.core.ledger import Ledger, without_gone
 from mdcluster.core.membership import Membership
 from mdcluster.core.messages import (
     Abandon,
@@ -96,9 +96,11 @@ from mdcluster.core.model import (
     CLUSTER_KEY,
     ArrayId,
     ArrayState,
+    ClusterState,
     DeviceId,
     Entry,
     FailMember,
+    Gone,
     HandOver,
     Life,
     NodeId,
@@ -503,6 +505,9 @@ class Node:
             names = self.env.names
             seed = f"{self._me.node}/{self._me.boot_id}/{self.ledger.term}"
             newest = {**newest, CLUSTER_KEY: birth(self.ledger.cluster, names, seed)}
+        cluster = newest[CLUSTER_KEY].state
+        assert isinstance(cluster, ClusterState)
+        newest = without_gone(newest, cluster)
         self.rounds.begin_term(self.ledger.term)
         self.keeper.begin_term()
         self.commits.begin_term(newest[k] for k in sorted(newest))
@@ -617,12 +622,22 @@ class Node:
     def _on_applied_here(self, entry: Entry) -> None:
         if entry.key == CLUSTER_KEY:
             self.election.voters_changed()
+            if isinstance(entry.state, ClusterState):
+                self._forget(entry.state.gone)
             if not self.election.is_voter and self.ledger.formed:
                 self.departures.leave_all(NO_VOTER)  # a spectator by now runs nothing, either
         elif isinstance(entry.state, ArrayState):
             self.departures.state_applied(entry.state)
         if self.election.is_voter:
             self.departures.voter_again()
+
+    def _forget(self, gone: tuple[Gone, ...]) -> None:
+        """Arrays that were given back; should one ever come again, it comes as a new one."""
+        for array in self.replica.take_gone(gone):
+            if self.replica.is_gone(array):
+                self.departures.forget(array)
+                self.keeper.forget(array)
+                self.holds.left(array)
 
     def _on_released_here(self, state: ArrayState) -> None:
         """All listed nodes have applied this state."""

@@ -16,6 +16,7 @@ from mdcluster.core.membership import Membership
 from mdcluster.core.model import (
     ZERO,
     AddMember,
+    AdoptArray,
     ArrayState,
     CreateArray,
     DeviceId,
@@ -25,6 +26,7 @@ from mdcluster.core.model import (
     MemberState,
     NewMember,
     ReAddMember,
+    ReleaseArray,
     StartArray,
     StopArray,
 )
@@ -59,7 +61,7 @@ class Preparing:
         """Begin the round this proposal needs; False if it needs none."""
         change = ask.change
         state = track.committed.state if track.committed else None
-        if isinstance(change, CreateArray):
+        if isinstance(change, CreateArray | AdoptArray):
             self._claim(track, ask, change.members, self.candidates())
             return True
         if not isinstance(state, ArrayState):
@@ -72,8 +74,9 @@ class Preparing:
             self._open(track, ask, state, self.candidates())
         elif isinstance(change, JoinRunner):
             self._open(track, ask, state, {change.life})
-        elif isinstance(change, StopArray) and self._running(state):
-            self._stop(track, state)
+        elif isinstance(change, StopArray | ReleaseArray) and self._running(state):
+            verb = "stop" if isinstance(change, StopArray) else "release"
+            self._stop(track, state, verb)
         elif isinstance(change, FailMember) and change.seen_by is not None:
             return self._probe(track, ask, state, change)
         else:
@@ -106,10 +109,12 @@ class Preparing:
             if problem:
                 self._rounds.abandon(round_)
                 self.commits.round_failed(track, "refused", problem)
-            else:
-                self.commits.round_done(track, tuple(sorted(round_.replies)))
+            elif not self.commits.round_done(track, tuple(sorted(round_.replies))):
+                self._rounds.abandon(round_)
 
-        self._rounds.claim(ask.change.array, members, lives, ask.force, done)  # type: ignore[union-attr]
+        adopt = ask.change if isinstance(ask.change, AdoptArray) else None
+        array = ask.change.array  # type: ignore[union-attr]
+        self._rounds.claim(array, members, lives, ask.force, done, adopt)
 
     def _problem(self, round_: Round) -> str:
         """What stands against a claim, in one line, naming the nodes."""
@@ -180,14 +185,16 @@ class Preparing:
 
     # --- stop -----------------------------------------------------------------------------
 
-    def _stop(self, track: Track, state: ArrayState) -> None:
+    def _stop(self, track: Track, state: ArrayState, verb: str) -> None:
         def done(round_: Round, why: str) -> None:
             problem = why or self._problem(round_)
             if problem:
                 self._rounds.abandon(round_)
-                self.commits.round_failed(track, "refused", f"cannot stop {state.name}: {problem}")
-            else:
-                self.commits.round_done(track, ())
+                self.commits.round_failed(
+                    track, "refused", f"cannot {verb} {state.name}: {problem}"
+                )
+            elif not self.commits.round_done(track, ()):
+                self._rounds.abandon(round_)  # not released after all: it goes on running
 
         self._rounds.stop(state.uuid, self._running(state), done)
 

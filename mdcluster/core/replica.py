@@ -13,6 +13,7 @@ Rules of this file:
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 
 from mdcluster.core.effects import Activate, Apply, SampleStates, Unblock
 from mdcluster.core.env import Env
@@ -26,6 +27,7 @@ from mdcluster.core.model import (
     ArrayState,
     DeviceId,
     Entry,
+    Gone,
     MemberState,
     NodeId,
     Stamp,
@@ -77,6 +79,7 @@ class Replica:
         self._leaving: set[str] = set()  # the driver is stopping them
         self._starting: set[str] = set()  # started here, writes held until the release
         self._digest: int | None = None
+        self._gone: dict[str, Stamp] = {}  # released arrays: nothing up to there is applied
 
     # --- persist -------------------------------------------------------------------------
 
@@ -92,6 +95,8 @@ class Replica:
     def on_apply(self, sender: NodeId, msg: ApplyEntry, *, voter: bool) -> None:
         """A committed entry: the whole state, so only the newest matters."""
         entry = msg.entry
+        if entry.stamp <= self._gone.get(entry.key, ZERO):
+            return  # late word of an array that was given back
         if voter:
             self._ledger.store(entry)
         self._ledger.note_projected(entry.key, msg.projected)
@@ -114,6 +119,38 @@ class Replica:
             self.on_applied(Applied(entry.key, entry.stamp, ""))
         else:
             self._env.emit(Apply(entry))
+
+    def take_gone(self, gone: tuple[Gone, ...]) -> list[ArrayId]:
+        """Arrays that were released: nothing up to then counts any more. Those new here."""
+        new = [g for g in gone if self._gone.get(g.array, ZERO) < g.stamp]
+        self._gone = {g.array: g.stamp for g in gone}
+        for one in new:
+            if max(self._known(one.array), default=ZERO) <= one.stamp:
+                self._forget(one)
+        return [g.array for g in new]
+
+    def is_gone(self, array: ArrayId) -> bool:
+        return array in self._gone and not self._known(array)
+
+    def _forget(self, gone: Gone) -> None:
+        """Whoever missed its last commits (a spectator: nothing waits for it) stops it now."""
+        array = gone.array
+        state = self.states.get(array)
+        if state is not None and state.running:
+            over = replace(state, active=False, running=(), slots=(), sync=None)
+            self._env.emit(Apply(Entry(array, gone.stamp, over)))
+        for stamps in (self.applied, self.released, self._release_to):
+            stamps.pop(array, None)
+        self.problems.pop(array, None)
+        self._passed.pop(array, None)
+        self._applying.pop(array, None)
+        self.left(array)
+        self._digest = None
+
+    def _known(self, array: ArrayId) -> list[Stamp]:
+        under_way = self._applying.get(array)
+        stamps = [self.applied.get(array), under_way.stamp if under_way else None]
+        return [stamp for stamp in stamps if stamp is not None]
 
     def retry(self, key: str) -> None:
         """Hand an entry that could not be applied to the driver again."""

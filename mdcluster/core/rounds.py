@@ -19,7 +19,7 @@ from mdcluster.core.effects import DropNonces, WriteNonces
 from mdcluster.core.env import Env
 from mdcluster.core.events import NoncesWritten
 from mdcluster.core.messages import Abandon, Prepare, PrepareReply, Probe, ProbeReply
-from mdcluster.core.model import ArrayId, Claim, DeviceId, Life, NewMember, Stamp
+from mdcluster.core.model import AdoptArray, ArrayId, Claim, DeviceId, Life, NewMember, Stamp
 
 TIMER = "round"
 ROUNDS_MAX = 256
@@ -93,12 +93,16 @@ class Rounds:
         lives: set[Life],
         force: bool,
         done: Done,
+        adopt: AdoptArray | None = None,
     ) -> None:
-        """Write nonces to new devices, then have them found by all these lives."""
+        """Write nonces to new devices, then have them found by all these lives.
+
+        adopt: what these devices must still be then, plain members that are to be taken in.
+        """
         round_ = self._new(Kind.CLAIM, array, lives, done, self._env.timing.prepare_deadline_ms)
         paths = {m.device: m.path for m in members}
         round_.claims = tuple(Claim(d, p, b"") for d, p in paths.items())
-        self._env.emit(WriteNonces(round_.op, array, members, force))
+        self._env.emit(WriteNonces(round_.op, array, members, force, adopt))
 
     def open(
         self, array: ArrayId, devices: tuple[DeviceId, ...], lives: set[Life], done: Done

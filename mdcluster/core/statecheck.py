@@ -11,6 +11,9 @@ from mdcluster.core.model import MEMBERS_MAX, NODES_MAX, ArrayState, Member, Mem
 SLOTS_MAX = NODES_MAX + 8
 """Bitmap slots on each member: one per running life, and some that wait for their resync."""
 
+AREA_SLOTS_MAX = 64
+"""Bitmap slots there is room for in the largest cluster area."""
+
 NUMBERS_MAX = 1920
 """dev_roles of a v1.2 superblock: (4096 - 256) / 2 entries (drivers/md/md.c, super_1_load)."""
 
@@ -137,8 +140,12 @@ def _run_problems(state: ArrayState) -> Iterator[str]:
         yield f"{len(state.running)} nodes run it, more than {NODES_MAX}"
     if state.running and not state.active:
         yield "it is stopped, yet some nodes run it"
+    if state.released and (state.active or state.slots):
+        yield "it is released, yet the cluster uses it"
+    if not 1 <= state.slot_count <= AREA_SLOTS_MAX:
+        yield f"{state.slot_count} bitmap slots: there are 1 to {AREA_SLOTS_MAX}"
     for slot in state.slots:
-        if not 0 <= slot.index < SLOTS_MAX:
+        if not 0 <= slot.index < min(SLOTS_MAX, state.slot_count):
             yield f"slot index {slot.index} is out of range"
         if slot.dirty == (slot.life in state.running):
             yield f"slot {slot.index}: {'dirty' if slot.dirty else 'in use'}, which its life is not"

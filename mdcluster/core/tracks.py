@@ -62,6 +62,7 @@ class Track:
     acks: set[NodeId] = field(default_factory=set)
     committed: Entry | None = None  # newest committed in this term
     open: list[Commit] = field(default_factory=list)
+    leaving: list[Ask] = field(default_factory=list)  # more who wait for the array to be forgotten
     applied_by: dict[Life, Stamp] = field(default_factory=dict)
     problems: dict[Life, str] = field(default_factory=dict)
     released: Stamp = ZERO

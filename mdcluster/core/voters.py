@@ -1,4 +1,4 @@
-"""Changes of the voter set. Pure: change -> new set, or why not.
+"""Changes of the cluster entry: voters, released arrays. Pure: change -> new state, or why not.
 
 Rules of this file: one voter comes or goes per change, so that any majority of the old set
 meets any majority of the new one (Ongaro 2014, section 4.1); the last voter never goes; a
@@ -11,12 +11,15 @@ from hashlib import blake2b
 from mdcluster.core.arrays import Refused
 from mdcluster.core.model import (
     CLUSTER_KEY,
+    GONE_MAX,
     NODES_MAX,
     ZERO,
     AddVoter,
     BindVoter,
     ClusterState,
     Entry,
+    ForgetArray,
+    Gone,
     NodeId,
     RemoveVoter,
     Voter,
@@ -90,6 +93,15 @@ def _unbind(state: ClusterState, voter: Voter) -> ClusterState | Refused:
     if sum(v.node is not None for v in state.voters) == 1:
         return Refused(f"cannot re-admit {voter.name}: it is the only voter there is")
     return _with(state, replace(voter, node=None))
+
+
+def forget_array(state: ClusterState, change: ForgetArray) -> ClusterState:
+    """The array's entries up to this stamp are void from now on; the oldest such word may go."""
+    if any(g.array == change.array and g.stamp >= change.stamp for g in state.gone):
+        return state
+    others = (g for g in state.gone if g.array != change.array)
+    gone = Gone(change.array, change.stamp, change.serial)
+    return replace(state, gone=(*others, gone)[-GONE_MAX:])
 
 
 def _with(state: ClusterState, voter: Voter) -> ClusterState:

@@ -23,7 +23,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mdcluster.core.model import ZERO, Entry, Promise, Stamp
+from mdcluster.core.ledger import without_gone
+from mdcluster.core.model import ZERO, ClusterState, Entry, Promise, Stamp
 from mdcluster.errors import MdclusterError
 from mdcluster.wire.codec import Codec
 from mdcluster.wire.errors import WireError
@@ -129,6 +130,9 @@ class Memory:
                 raise StoreError(f"entry {key} has two states at term {stamp.term} seq {stamp.seq}")
             new = replace(new, projected=max(new.projected, old.projected))
         self.entries[key] = new
+        if isinstance(new.entry.state, ClusterState):
+            kept = without_gone({k: r.entry for k, r in self.entries.items()}, new.entry.state)
+            self.entries = {k: r for k, r in self.entries.items() if k in kept}
 
 
 class Store:

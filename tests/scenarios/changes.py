@@ -1,6 +1,9 @@
 """What a script may propose: `propose NODE ID VERB ...` -> a change of the model."""
 
+from dataclasses import replace
+
 from mdcluster.core import model as m
+from mdcluster.core.creation import create as create_state
 from tests.scenarios.hosts import Host
 from tests.scenarios.words import MIB
 
@@ -30,6 +33,23 @@ class Changes:
             assume_clean="clean" in devices,
             now_s=1,
         )
+
+    def change_adopt(self, array: str, *devices: str) -> m.Change:
+        """adopt r0 d1 d2 [events=1.8] [name=r1]: the plain, clean raid1 on these devices."""
+        names = [d for d in devices if "=" not in d]
+        options = dict(d.split("=") for d in devices if "=" in d)
+        term, _, seq = options.get("events", "0.20").partition(".")
+        create = self.change_create(array, *names, "clean")
+        assert isinstance(create, m.CreateArray)
+        return m.AdoptArray(
+            array=create.array,
+            state=replace(create_state(create), name=options.get("name", array)),
+            paths=tuple(new.path for new in create.members),
+            events=m.Stamp(int(term), int(seq)).events,
+        )
+
+    def change_release(self, array: str) -> m.Change:
+        return m.ReleaseArray(m.ArrayId(array))
 
     def change_assemble(self, array: str, *options: str) -> m.Change:
         return m.StartArray(m.ArrayId(array), run="run" in options)

@@ -10,8 +10,10 @@ from typing import Any
 
 from mdcluster.core import effects as fx
 from mdcluster.core import events as ev
+from mdcluster.core.ledger import without_gone
 from mdcluster.core.model import (
     ArrayId,
+    ClusterState,
     Entry,
     Life,
     NodeId,
@@ -192,6 +194,8 @@ class Host(Md):
                 raise ScenarioError(f"{self.name}: {key} goes back to {effect.entry.stamp}")
             self.entries[key] = effect.entry
             self.projected[key] = effect.projected
+            if isinstance(effect.entry.state, ClusterState):
+                self.entries = without_gone(self.entries, effect.entry.state)
         self._run_lane()
 
     def _begin(self, effect: fx.Effect) -> None:
@@ -202,6 +206,8 @@ class Host(Md):
             self._note(effect)
         elif isinstance(effect, fx.DropNonces | fx.ForgetPrepared):
             self._note(effect)
+            if isinstance(effect, fx.DropNonces):
+                self.drop_nonces(effect.op)
         elif isinstance(effect, fx.Fence):
             self._note(effect)
             self._later(lambda: self._fence(effect))

@@ -41,13 +41,16 @@ class Md(Peer):
         entry = effect.entry
         assert isinstance(entry.state, ArrayState)
         array, written, failed = entry.state.uuid, [], []
-        if self.gate_open:
-            for member in entry.state.writable:
-                if self.disk(member.device).works_for(self.name):
-                    self.disk(member.device).stamp = entry.stamp
-                    written.append(member.device)
-                else:
-                    failed.append((member.device, "I/O error"))
+        for member in entry.state.writable if self.gate_open else ():
+            disk = self.disk(member.device)
+            if not disk.works_for(self.name):
+                failed.append((member.device, "I/O error"))
+            elif disk.plain and not disk.nonce and not entry.state.released:
+                failed.append((member.device, "its superblock is plain: it is not ours"))
+            else:
+                if not (disk.plain and entry.state.released):
+                    disk.stamp, disk.plain, disk.nonce = entry.stamp, entry.state.released, b""
+                written.append(member.device)
         return ev.SuperblocksWritten(array, entry.stamp, tuple(written), tuple(failed))
 
     def _write_nonces(self, effect: fx.WriteNonces, problem: str) -> ev.Event:
@@ -60,6 +63,11 @@ class Md(Peer):
             nonces.append((member.device, disk.nonce))
         problem = problem or ("" if self.gate_open else "the gate is shut")
         return ev.NoncesWritten(effect.op, problem, () if problem else tuple(nonces))
+
+    def drop_nonces(self, op: int) -> None:
+        for disk in self.world.disks.values():
+            if disk.nonce.startswith(f"{op}/".encode()):
+                disk.nonce = b""
 
     def _prepare(self, effect: fx.PrepareDevices, problem: str) -> ev.Event:
         found, missing = [], []

@@ -68,6 +68,11 @@ class Nature:
         for device in devices:
             self.world.disks[m.DeviceId(device)] = Disk()
 
+    def do_plain_disks(self, *devices: str) -> None:
+        """plain-disks d1 d2: members of an array of stock mdadm."""
+        for device in devices:
+            self.world.disks[m.DeviceId(device)] = Disk(plain=True)
+
     def do_disk_fails(self, device: str, where: str) -> None:
         """disk-fails d1 b: host b (`*`: any) gets errors from it."""
         self._disk(device).fails_for.add(where)

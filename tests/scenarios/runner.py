@@ -294,6 +294,17 @@ class Runner(Nature, Changes):
         found = self._array(array).member(m.DeviceId(device))
         return found is not None and found.state == state
 
+    def is_plain(self, device: str) -> bool:
+        """plain d1: as stock mdadm left it, or was given it back: no guard bit, no nonce."""
+        disk = self.world.disks[m.DeviceId(device)]
+        return disk.plain and not disk.nonce
+
+    def is_known(self, array: str, name: str) -> bool:
+        """known r0 a: node a remembers the array, or has applied it."""
+        core = self._live(name).core
+        assert core is not None
+        return array in core.ledger.entries or array in core.replica.applied
+
     def is_runs(self, array: str, name: str) -> bool:
         return m.ArrayId(array) in self._host(name).md
 

@@ -58,12 +58,15 @@ def slot(x: Slot) -> str:
 def entry_state(x: ArrayState | ClusterState) -> list[str]:
     """A committed state in a few lines."""
     if isinstance(x, ClusterState):
-        return ["voters " + ", ".join(f"{v.name}={v.node or 'nobody'}" for v in x.voters)]
+        voters = "voters " + ", ".join(f"{v.name}={v.node or 'nobody'}" for v in x.voters)
+        gone = ", ".join(f"{g.array} {stamp(g.stamp)}" for g in x.gone)
+        return [voters, f"gone {gone}"] if gone else [voters]
     members = ", ".join(
         f"{m.device} {m.state}" + (f" from {at(m.recovery_sectors)}" if m.recovery_sectors else "")
         for m in x.members
     )
-    out = [members, f"runs on {lives(x.running)}" if x.active else "stopped"]
+    idle = "released" if x.released else "stopped"
+    out = [members, f"runs on {lives(x.running)}" if x.active else idle]
     if x.slots:
         out.append("slots " + ", ".join(slot(s) for s in x.slots))
     if x.resync_sectors is not None:

@@ -35,6 +35,7 @@ class Disk:
 
     stamp: Stamp = ZERO
     nonce: bytes = b""
+    plain: bool = False  # a superblock without the guard bit: stock mdadm takes it
     fails_for: set[str] = field(default_factory=set)  # hosts; '*': for everybody
     wrong_at: set[str] = field(default_factory=set)  # hosts where its path leads elsewhere
 

@@ -40,7 +40,8 @@ from mdcluster.core.events import (
     ShutdownAsked,
     Tick,
 )
-from mdcluster.core.model import Entry, Life, NodeId, Promise, Stamp
+from mdcluster.core.ledger import without_gone
+from mdcluster.core.model import ClusterState, Entry, Life, NodeId, Promise, Stamp
 from tests.sim.mdmodel import Md
 from tests.sim.shell import ArrayShell
 
@@ -71,6 +72,8 @@ class Store:
         else:
             self.entries[effect.entry.key] = effect.entry
             self.projected[effect.entry.key] = effect.projected
+            if isinstance(effect.entry.state, ClusterState):
+                self.entries = without_gone(self.entries, effect.entry.state)
 
 
 CORE_ERRORS = (
