@@ -14,12 +14,14 @@ from mdcluster.control.client import Client, RefusedError
 from mdcluster.control.protocol import Reply
 from mdcluster.control.shape import build
 from mdcluster.control.verbs import (
+    AdoptArgs,
     Args,
     AssembleArgs,
     CreateArgs,
     MemberArgs,
     NoArgs,
     NodeArgs,
+    ReleaseArgs,
     ReloadArgs,
     StopArgs,
     Verb,
@@ -100,6 +102,9 @@ class Changer:
         return 0
 
     def misc(self) -> int:
+        if self._command.steps[0].action == "adopt":
+            self._adopt()
+            return 0
         code = 0
         for step in self._command.steps:
             try:
@@ -114,6 +119,8 @@ class Changer:
             names = [step.device] if step.device else self._active()
             for name in names:
                 self._stop(name)
+        elif step.action == "release":
+            self._release(step.device)
         elif step.action == "run":
             self._start(step.device, (), run=True)
         elif step.action == "reload":
@@ -137,6 +144,18 @@ class Changer:
         )
         reply = self._send(Verb.ASSEMBLE, args)
         self._done(Verb.ASSEMBLE, reply, started_text(array, reply), array=array)
+
+    def _adopt(self) -> None:
+        command = self._command
+        name, force = command.given.get("name"), command.has("force")
+        reply = self._send(Verb.ADOPT, AdoptArgs(proposal(), command.devices, name, force))
+        text = "adopted." if reply.data is None else started_text("", reply)
+        self._done(Verb.ADOPT, reply, text, devices=" ".join(command.devices))
+
+    def _release(self, array: str) -> None:
+        args = ReleaseArgs(proposal(), array, self._command.has("force"))
+        text = f"released {device_of(array)}: it is a plain md array now."
+        self._change(Verb.RELEASE, args, text, array=array)
 
     def _stop(self, array: str) -> None:
         self._change(

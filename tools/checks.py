@@ -34,7 +34,8 @@ def check_misc(command: Command, action: str) -> None:
         ("test", ("detail",)),
         ("config", ("check-timing",)),
         ("metadata", ("examine",)),
-        ("scan", MISC_ACTIONS),
+        ("name", ("adopt",)),
+        ("scan", tuple(one for one in MISC_ACTIONS if one not in ("adopt", "release"))),
     ):
         if command.has(name) and action not in actions:
             places = " or ".join(f"--{one}" for one in actions)
@@ -44,14 +45,18 @@ def check_misc(command: Command, action: str) -> None:
     if action in LONE_ACTIONS:
         command.steps = (Step(action, ""),)
     elif action in MISC_ACTIONS and not command.steps:
-        if action == "examine":
-            raise UsageError("No devices to examine")
+        if action in ("examine", "adopt"):
+            raise UsageError(f"No devices to {action}")
         if not command.has("scan") or action == "run":
             raise UsageError("No devices given.")
         command.steps = (Step(action, ""),)
     elif command.has("scan") and action == "stop":
         raise UsageError("--stop not meaningful with both --scan and a device name.")
-    if action in MISC_ACTIONS and action != "examine":
+    if action == "adopt":
+        _no_doubles(command.devices)
+        if "name" in command.given:
+            values.new_name(command.given["name"])
+    elif action in MISC_ACTIONS and action != "examine":
         command.steps = tuple(
             Step(step.action, step.device and values.array_name(step.device))
             for step in command.steps

@@ -160,7 +160,7 @@ class _Parser:
         before = self.action
         if self.unused and self.unused != option.name and option.name in MISC_ACTIONS:
             raise UsageError(f"--{option.name} cannot be given with --{before}: no device between")
-        exclusive = (*LONE_ACTIONS, *NODE_ACTIONS, "examine")
+        exclusive = (*LONE_ACTIONS, *NODE_ACTIONS, "examine", "adopt")
         if before and before != option.name and (before in exclusive or option.name in exclusive):
             raise UsageError(f"--{option.name} cannot be given with --{before}")
         if option.name in NODE_ACTIONS:

@@ -31,6 +31,8 @@ class Verb(StrEnum):
     WAIT = "wait"
     EVENTS = "events"
     CREATE = "create"
+    ADOPT = "adopt"
+    RELEASE = "release"
     ASSEMBLE = "assemble"
     STOP = "stop"
     FAIL = "fail"
@@ -86,6 +88,26 @@ class CreateArgs(NamedTuple):
     run: bool = False
 
 
+class AdoptArgs(NamedTuple):
+    """devices: all active members of a plain md array. name: instead of the one they carry.
+
+    force: take members over that a cluster left behind which is no more.
+    """
+
+    proposal: str
+    devices: tuple[str, ...]
+    name: str | None = None
+    force: bool = False
+
+
+class ReleaseArgs(NamedTuple):
+    """The array becomes a plain md array and is forgotten. force: although it is degraded."""
+
+    proposal: str
+    array: str
+    force: bool = False
+
+
 class AssembleArgs(NamedTuple):
     """devices: take these only (empty: as found). uuid: refuse if the array has another one.
 
@@ -134,6 +156,8 @@ Args = (
     | ArrayArgs
     | EventsArgs
     | CreateArgs
+    | AdoptArgs
+    | ReleaseArgs
     | AssembleArgs
     | StopArgs
     | MemberArgs
@@ -150,6 +174,8 @@ ARGS: dict[Verb, type[Args]] = {
     Verb.WAIT: ArrayArgs,
     Verb.EVENTS: EventsArgs,
     Verb.CREATE: CreateArgs,
+    Verb.ADOPT: AdoptArgs,
+    Verb.RELEASE: ReleaseArgs,
     Verb.ASSEMBLE: AssembleArgs,
     Verb.STOP: StopArgs,
     Verb.FAIL: MemberArgs,

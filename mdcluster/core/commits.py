@@ -70,6 +70,7 @@ from mdcluster.core.replica import digest
 from mdcluster.core.tracks import OPEN_MAX, QUEUE_MAX, Ask, Commit, Stage, Track
 from mdcluster.core.voters import change_voters, forget_array
 
+HERITAGE_MAX = 4
 PROJECT_TIMER = "project"
 PROJECT_AGAIN_MAX_MS = 8_000
 """Longest wait before superblocks that could not be written are written again."""
@@ -335,10 +336,15 @@ class Commits:
                 self._settle(track, "done", "")
             return True
         recent = track.committed.recent if track.committed else ()
-        recent = (*recent, Outcome(ask.proposal))[-RECENT_MAX:]
+        recent = (*recent, *self._heritage(ask.change), Outcome(ask.proposal))[-RECENT_MAX:]
         stamp = self._ledger.stamp(track.key).next(self._ledger.term)
         self._replicate(track, Entry(track.key, stamp, result, recent), before, ask)
         return True
+
+    def _heritage(self, change: Change) -> tuple[Outcome, ...]:
+        """What a forgotten array leaves behind: who asked for its release may ask again."""
+        track = self.tracks.get(change.array) if isinstance(change, ForgetArray) else None
+        return track.committed.recent[-HERITAGE_MAX:] if track and track.committed else ()
 
     # --- replicate ------------------------------------------------------------------------
 

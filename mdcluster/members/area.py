@@ -29,11 +29,16 @@ from mdcluster.core.model import (
     NodeId,
     Stamp,
 )
-from mdcluster.members.errors import MembersError, NewerFoundError, OldCopyError
+from mdcluster.members.errors import (
+    MembersError,
+    NewerFoundError,
+    OldCopyError,
+    WrongDeviceError,
+)
 from mdcluster.members.look import Identity, identity_of
 from mdcluster.members.nonceblock import NONCE_OFFSET_BYTES
 from mdcluster.members.projection import project, uuid_of
-from mdcluster.members.proof import prove
+from mdcluster.members.proof import Standing, prove
 from mdcluster.members.slots import area_layout
 from mdcluster.metadata import cluster_area, layout, rings
 from mdcluster.metadata.cluster_area import Header, NodeEntry
@@ -100,6 +105,7 @@ def write_member(
 
     Raises MembersError, MetadataError, or what `check` raises (the gate is shut).
     """
+    assert not writing.state.released, "a released member is written by release_member"
     identity = identity_of(path)
     if memo and (memo.term, memo.identity) != (writing.entry.stamp.term, identity):
         memo = None
@@ -118,6 +124,27 @@ def write_member(
     return memo
 
 
+def release_member(path: str, member: Member, writing: Writing, check: Check) -> None:
+    """Give this member back: a plain superblock, then the area's header goes; durable on return.
+
+    A plain one is not ours any more and may be in use: only a header that we left is taken away.
+    Raises as write_member.
+    """
+    state = writing.state
+    array, device = uuid_of(state.uuid, "array"), uuid_of(member.device, "device")
+    standing = prove(path, array, device)
+    check()
+    with DeviceWriter(path, check) as gated:
+        if standing.superblock is None or standing.superblock.guarded:
+            _refuse_older(path, standing.superblock, writing)
+            plain = project(state, writing.entry.stamp, member, writing.now_s, owned=False)
+            gated.write(SUPER_OFFSET_BYTES, encode(plain))
+        if standing.header is not None:
+            for copy in range(layout.HEADER_COPIES):
+                at = standing.header.area.header_offset_bytes(copy)
+                gated.write(at, bytes(layout.HEADER_BYTES))
+
+
 def _settle(
     path: str, member: Member, writing: Writing, identity: Identity, gated: DeviceWriter
 ) -> Memo:
@@ -125,6 +152,7 @@ def _settle(
     state, term = writing.state, writing.entry.stamp.term
     array, device = uuid_of(state.uuid, "array"), uuid_of(member.device, "device")
     standing = prove(path, array, device)
+    _refuse_plain(path, standing)
     cluster = uuid_of(writing.cluster.uuid, "cluster")
     header = standing.header
     if header is not None and header.cluster_uuid != cluster:
@@ -133,7 +161,8 @@ def _settle(
         raise MembersError(f"{path}: its cluster area {header.area} is not that of the array")
     if header is None:
         header = _fresh_header(member, writing)
-        if standing.superblock is not None and standing.superblock.guarded:
+        damaged = standing.header is None and not standing.by_nonce
+        if damaged and standing.superblock is not None and standing.superblock.guarded:
             # Both header copies are damaged: the slots behind them may be in use.
             gated.write(_place(header), cluster_area.encode_header(header))
         else:
@@ -143,11 +172,23 @@ def _settle(
         _refuse_older(path, standing.superblock, writing)
         _refuse_old_copy(path, member, standing.superblock, writing)
         header = _kept_header(header, writing, gated)
-    voter = _ring_of(header, uuid_of(writing.me, "node"), path)
+    voter = _ring_of(header, uuid_of(writing.me, "node"))
+    if voter is None:
+        return Memo(term, identity, header, 0, standing.by_nonce)
     with DeviceReader(path) as reader:
         raw = reader.read_steady(header.area.ring_offset_bytes(voter), layout.RING_BYTES)
     ring = rings.decode_ring(raw, voter, header, path)
     return Memo(term, identity, header, ring.next_index(_LANE), standing.by_nonce)
+
+
+def _refuse_plain(path: str, standing: Standing) -> None:
+    """The guard bit goes only with a release: what is plain again is somebody else's."""
+    superblock = standing.superblock
+    if superblock is not None and not superblock.guarded and not standing.by_nonce:
+        raise WrongDeviceError(
+            f"{path}: its superblock is that of a plain md array: it was released, or an old copy "
+            "of it was put back; --remove it here, then --add it"
+        )
 
 
 def _refuse_older(path: str, superblock: Superblock | None, writing: Writing) -> None:
@@ -235,19 +276,23 @@ def _boot_uuid(boot_id: str) -> UUID:
         return UUID(int=0)
 
 
-def _ring_of(header: Header, node: UUID, path: str) -> int:
+def _ring_of(header: Header, node: UUID) -> int | None:
+    """The node's ring; None if the area of an adopted array has fewer rings than there are voters.
+
+    Rings help a cold start and a reader, never a quorum: it does without.
+    """
     for entry in header.nodes:
         if entry.node_uuid == node and entry.voter_index is not None:
-            if entry.voter_index < header.area.ring_count:
-                return entry.voter_index
-            break
-    raise MembersError(f"{path}: node {node} has no ring of commits there; is it a voter?")
+            return entry.voter_index if entry.voter_index < header.area.ring_count else None
+    return None
 
 
 def _write_ring(path: str, memo: Memo, writing: Writing) -> Memo:
     header = memo.header
     node = uuid_of(writing.me, "node")
-    voter = _ring_of(header, node, path)
+    voter = _ring_of(header, node)
+    if voter is None:
+        return memo
     stamp = writing.entry.stamp
     record = rings.Record(
         header.cluster_uuid,
@@ -287,10 +332,10 @@ def probe_member(path: str, array: UUID, device: UUID, node: UUID) -> str:
     """
     try:
         standing = prove(path, array, device)
-        mine = [n for n in standing.header.nodes if n.node_uuid == node] if standing.header else []
-        if standing.header is None or not mine or mine[0].voter_index is None:
+        voter = _ring_of(standing.header, node) if standing.header is not None else None
+        if standing.header is None or voter is None:
             return ""
-        at = standing.header.area.ring_offset_bytes(mine[0].voter_index)
+        at = standing.header.area.ring_offset_bytes(voter)
         with DeviceReader(path) as reader, DeviceWriter(path, own_block) as own:
             block = reader.read(at, BLOCK)
             own.write(at, block)

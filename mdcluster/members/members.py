@@ -16,6 +16,7 @@ from functools import partial
 
 from mdcluster.core.model import (
     ZERO,
+    AdoptArray,
     ArrayId,
     ArrayState,
     Claim,
@@ -30,16 +31,18 @@ from mdcluster.core.model import (
 from mdcluster.core.timing import Timing
 from mdcluster.errors import MdclusterError
 from mdcluster.gate import Gate, GateShutError
+from mdcluster.members.adoption import Plain, adoption, read_plain
 from mdcluster.members.area import (
     Memo,
     Writing,
     check_writing,
     own_block,
     probe_member,
+    release_member,
     write_member,
 )
 from mdcluster.members.errors import MembersError, NewerFoundError
-from mdcluster.members.look import Look
+from mdcluster.members.look import Look, in_use
 from mdcluster.members.nonceblock import NONCE_BYTES
 from mdcluster.members.nonces import Marked, mark, objection, unmark
 from mdcluster.members.projection import uuid_of
@@ -162,10 +165,15 @@ class Members:
         """'' if written, why not, or None if the gate did not let it through."""
         device = member.device
         memo = self._memos.pop(device, None)
+        deadline_ms, check = self._timing.write_deadline_ms, self._gate.check
         try:
             path = await self.registry.find(device)
-            call = partial(write_member, path, member, writing, memo, self._gate.check)
-            self._memos[device] = await self.workers.run(path, self._timing.write_deadline_ms, call)
+            if writing.state.released:
+                call = partial(release_member, path, member, writing, check)
+                await self.workers.run(path, deadline_ms, call)
+            else:
+                write = partial(write_member, path, member, writing, memo, check)
+                self._memos[device] = await self.workers.run(path, deadline_ms, write)
         except GateShutError:
             return None
         except NewerFoundError as error:
@@ -190,14 +198,46 @@ class Members:
             else:
                 del self._marked[op]
 
+    # --- adoption ---------------------------------------------------------------------------
+
+    async def adoption(self, paths: Sequence[str], name: str | None, force: bool) -> AdoptArray:
+        """The change that takes these plain members in; MdclusterError if it cannot be made."""
+        deadline_ms = self._timing.probe_deadline_ms
+        calls = (
+            self.workers.run(path, deadline_ms, partial(read_plain, path, force)) for path in paths
+        )
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        for error in found:
+            if isinstance(error, BaseException):
+                raise error
+        return adoption([one for one in found if isinstance(one, Plain)], name)
+
+    async def _adopted_otherwise(self, adopt: AdoptArray, force: bool) -> str:
+        """Why these members are not, or not any more, what the change says ('' if they are)."""
+        try:
+            found = await self.adoption(adopt.paths, adopt.state.name, force)
+        except MdclusterError as error:
+            return str(error)
+        if found == adopt:
+            return ""
+        return f"{adopt.state.name}: its members have changed since, or differ here; try again"
+
     # --- WriteNonces, DropNonces ------------------------------------------------------------
 
     async def write_nonces(
-        self, op: int, array: ArrayId, members: Sequence[NewMember], force: bool
+        self,
+        op: int,
+        array: ArrayId,
+        members: Sequence[NewMember],
+        force: bool,
+        adopt: AdoptArray | None = None,
     ) -> tuple[str, tuple[tuple[DeviceId, bytes], ...]]:
         """Why the devices cannot be taken, or '' and the nonce written to each."""
-        looks = await self.registry.look_all(m.path for m in members)
-        problem = objection(array, members, looks, self.arrays(), force)
+        if adopt is not None:
+            problem = await self._adopted_otherwise(adopt, force)
+        else:
+            looks = await self.registry.look_all(m.path for m in members)
+            problem = objection(array, members, looks, self.arrays(), force)
         if problem:
             return problem, ()
         answers = await asyncio.gather(*(self._mark(array, m) for m in members))
@@ -266,16 +306,33 @@ class Members:
                 missing.append((claim.device, self._why_missing(claim, looks)))
                 continue
             self.registry.remember(claim.device, seen[0].path, seen[0].identity)
-            if why := self._foreign(seen[0]):
+            if why := self._foreign(seen[0], claim) or await self._assembled(seen[0], claim):
                 missing.append((claim.device, why))
             else:
                 found.append((claim.device, (not claim.nonce and seen[0].stamp) or ZERO))
         return Proved("", tuple(found), tuple(missing))
 
-    def _foreign(self, seen: Look) -> str:
-        """A stamp counts only under the cluster's own UUID."""
+    async def _assembled(self, seen: Look, claim: Claim) -> str:
+        """A plain member that is to be adopted must not be in use on this host."""
+        superblock = seen.superblock if claim.nonce else None
+        if superblock is None or superblock.guarded or seen.device != claim.device:
+            return ""
+        call = partial(in_use, seen.path)
+        try:
+            used = await self.workers.run(seen.path, self._timing.probe_deadline_ms, call)
+        except (MdclusterError, OSError) as error:
+            return f"{seen.path}: {error}"
+        return f"{seen.path} is in use: stop the array first (mdadm --stop)" if used else ""
+
+    def _foreign(self, seen: Look, claim: Claim) -> str:
+        """A stamp counts only under the cluster's own UUID; a nonce says: it is taken over."""
         ours = self._cluster_uuid()
-        if seen.header is None or ours is None or str(seen.header.cluster_uuid) == ours:
+        if (
+            claim.nonce
+            or seen.header is None
+            or ours is None
+            or str(seen.header.cluster_uuid) == ours
+        ):
             return ""
         return f"{seen.path} belongs to cluster {seen.header.cluster_name}, not to this one"
 

@@ -110,6 +110,8 @@ def mark(path: str, array: ArrayId, member: NewMember, value: bytes, check: Chec
         raise MembersError(f"{path}: Device or resource busy (mounted, or in use by an array)")
     with DeviceReader(path) as reader:
         before = reader.read(NONCE_OFFSET_BYTES, BLOCK)
+        if decode_nonce(before) is not None:
+            before = bytes(BLOCK)  # left behind by a writer that died
         with DeviceWriter(path, check) as writer:
             writer.write(NONCE_OFFSET_BYTES, encode_nonce(nonce))
         if decode_nonce(reader.read(NONCE_OFFSET_BYTES, BLOCK)) != nonce:

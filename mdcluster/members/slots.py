@@ -1,7 +1,7 @@
 """Where bitmap slots lie, and how they are zeroed. Blocking.
 
-All members of an array have the same data offset and so the same area; the offsets follow from
-the committed state alone, so that nobody has to read a member to know them.
+All members of an array have the same area; the offsets follow from the committed state alone, so
+that nobody has to read a member to know them.
 """
 
 from collections.abc import Callable
@@ -11,24 +11,26 @@ from mdcluster.core.model import ArrayState, Member
 from mdcluster.members.errors import MembersError
 from mdcluster.members.projection import uuid_of
 from mdcluster.members.proof import prove
-from mdcluster.metadata import bitmap
 from mdcluster.metadata.device import DeviceReader, DeviceWriter
-from mdcluster.metadata.layout import AREA_OFFSET_BYTES, PROFILES, AreaLayout
+from mdcluster.metadata.errors import MetadataError
+from mdcluster.metadata.layout import AreaLayout, area_with
 from mdcluster.metadata.superblock import SECTOR
 
 
 def area_layout(state: ArrayState) -> AreaLayout:
-    """The largest area that fits before the data; MembersError if none does."""
-    slot_bytes = bitmap.slot_bytes(array_size_sectors(state), state.bitmap_chunk_sectors)
+    """The area that each member has before its data; MembersError if it does not fit."""
+    array_sectors = array_size_sectors(state)
     data_start_bytes = min(m.data_offset_sectors for m in state.members) * SECTOR
-    for rings, slots in PROFILES:
-        area = AreaLayout(AREA_OFFSET_BYTES, rings, slots, slot_bytes)
-        if area.end_bytes <= data_start_bytes:
-            return area
-    raise MembersError(
-        f"array {state.name}: no room for the cluster area before the data at byte "
-        f"{data_start_bytes}"
-    )
+    try:
+        area = area_with(state.slot_count, array_sectors, state.bitmap_chunk_sectors)
+    except MetadataError as error:
+        raise MembersError(f"array {state.name}: {error}") from None
+    if area.end_bytes > data_start_bytes:
+        raise MembersError(
+            f"array {state.name}: no room for the cluster area before the data at byte "
+            f"{data_start_bytes}"
+        )
+    return area
 
 
 def slot_offset_sectors(state: ArrayState, index: int) -> int:

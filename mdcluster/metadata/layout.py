@@ -183,43 +183,41 @@ def check_shape(level: int, layout: int, raid_disks: int, chunk_sectors: int) ->
         )
 
 
-def plan_area(room_bytes: int, bitmap_sectors: int, where: Where) -> AreaLayout:
-    """The largest area that fits `room_bytes` from AREA_OFFSET_BYTES on, for adopted arrays.
+def area_with(slot_count: int, covered_sectors: int, chunk_sectors: int) -> AreaLayout:
+    """The area with this number of bitmap slots (PROFILES), for bitmaps of this shape.
 
-    `bitmap_sectors` is what a bitmap covers. Raises TooSmallError with the room needed.
+    UnsupportedError for a number that no area has.
     """
-    slot = bitmap.slot_bytes(bitmap_sectors, bitmap.choose_chunk_sectors(bitmap_sectors))
-    plans = [AreaLayout(AREA_OFFSET_BYTES, rings, slots, slot) for rings, slots in PROFILES]
-    for plan in plans:
-        if plan.size_bytes <= room_bytes:
-            return plan
+    slot = bitmap.slot_bytes(covered_sectors, chunk_sectors)
+    for rings, slots in PROFILES:
+        if slots == slot_count:
+            return AreaLayout(AREA_OFFSET_BYTES, rings, slots, slot)
+    raise UnsupportedError(Where("array"), f"a cluster area of {slot_count} bitmap slots")
+
+
+def plan_area(data_start_bytes: int, covered_sectors: int, where: Where) -> tuple[AreaLayout, int]:
+    """The area of an array that is taken in, and its bitmap chunk in sectors.
+
+    The area with the most rings that fits before the data, if need be with a coarser bitmap. Its
+    chunk is at most the one with which a slot is a single block. TooSmallError with the room
+    there is and the least that is needed.
+    """
+    least = AreaLayout(AREA_OFFSET_BYTES, *PROFILES[-1], BLOCK)
+    for _, slots in PROFILES:
+        chunk = bitmap.choose_chunk_sectors(covered_sectors)
+        while True:
+            area = area_with(slots, covered_sectors, chunk)
+            if area.end_bytes <= data_start_bytes:
+                return area, chunk
+            if area.slot_bytes <= BLOCK:
+                break
+            chunk *= 2
     raise TooSmallError(
         where,
-        f"{max(room_bytes, 0) // 1024} KiB for the cluster area",
-        f"it needs at least {plans[-1].size_bytes // 1024} KiB before the data; "
+        f"its data begins {data_start_bytes // 1024} KiB from the start of the device",
+        f"the cluster area needs {least.end_bytes // 1024} KiB before the data: "
         "the array cannot be taken in without moving its data",
     )
-
-
-def area_of(superblock: Superblock, where: Where) -> AreaLayout:
-    """The area for a plain array that is to be taken in: after what md keeps, before the data.
-
-    Raises TooSmallError, or UnsupportedError if a bad block log or an internal bitmap starts
-    where the area would be.
-    """
-    for name, present, at_sectors in (
-        ("bad block log", superblock.bblog_size_sectors, superblock.bblog_offset_sectors),
-        ("internal bitmap", superblock.feature_map & 1, superblock.bitmap_offset),
-    ):
-        start = SUPER_OFFSET_BYTES + at_sectors * SECTOR
-        if present and start >= AREA_OFFSET_BYTES:
-            raise UnsupportedError(
-                Where(where.path, start),
-                f"{name} where the cluster area would be",
-                "remove it with mdadm first",
-            )
-    room = superblock.data_offset_sectors * SECTOR - AREA_OFFSET_BYTES
-    return plan_area(room, covered_sectors(superblock), where)
 
 
 def mdadm_data_offset_sectors(device_sectors: int, chunk_sectors: int) -> int:

@@ -11,15 +11,19 @@ from uuid import UUID, uuid4
 
 from mdcluster.control.verbs import (
     MISSING,
+    AdoptArgs,
     AssembleArgs,
     CreateArgs,
     MemberArgs,
     NodeArgs,
+    ReleaseArgs,
     StopArgs,
 )
+from mdcluster.core.adoption import adoption_problem
 from mdcluster.core.model import (
     MEMBERS_MAX,
     AddMember,
+    AdoptArray,
     ArrayId,
     ArrayState,
     BindVoter,
@@ -34,6 +38,7 @@ from mdcluster.core.model import (
     NewMember,
     NodeId,
     ReAddMember,
+    ReleaseArray,
     RemoveMember,
     StartArray,
     StopArray,
@@ -289,6 +294,18 @@ def assemble(args: AssembleArgs, arrays: Sequence[ArrayState], looks: Looks) -> 
         if seen.array is None or uuid_in(seen.array) != uuid_in(state.uuid):
             raise RequestError(f"{shown(name)} is not a member of array {state.name}")
     return Wish(StartArray(state.uuid, args.force, args.run), args.force)
+
+
+def adopted(args: AdoptArgs, change: AdoptArray, arrays: Sequence[ArrayState]) -> Wish:
+    """Take in what was read from the members; RequestError if the cluster cannot have it."""
+    if problem := adoption_problem(change, arrays):
+        raise RequestError(problem)
+    return Wish(change, args.force)
+
+
+def release(args: ReleaseArgs, arrays: Sequence[ArrayState]) -> Wish:
+    """Give an array back to plain md."""
+    return Wish(ReleaseArray(find_array(arrays, args.array).uuid), args.force)
 
 
 def stop(args: StopArgs, arrays: Sequence[ArrayState]) -> Wish:

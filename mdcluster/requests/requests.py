@@ -1,24 +1,27 @@
 """Verbs to wishes: reads the devices that a request names, then lets `build` decide."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from mdcluster.control.verbs import (
+    AdoptArgs,
     Args,
     AssembleArgs,
     CreateArgs,
     MemberArgs,
     NodeArgs,
+    ReleaseArgs,
     StopArgs,
     Verb,
 )
-from mdcluster.core.model import DeviceId
+from mdcluster.core.model import MEMBERS_MAX, AdoptArray, DeviceId
 from mdcluster.core.view import NodeView
 from mdcluster.members.look import Look
 from mdcluster.requests import build
 from mdcluster.requests.build import Wish
 from mdcluster.requests.errors import RequestError
+from mdcluster.requests.names import shown
 from mdcluster.requests.views import names_of, states_of
 
 
@@ -30,6 +33,9 @@ class DeviceLook(Protocol):
         """Where members of this node were seen last."""
 
     async def look(self, paths: Iterable[str]) -> dict[str, Look]: ...
+
+    async def adoption(self, paths: Sequence[str], name: str | None, force: bool) -> AdoptArray:
+        """The change that takes these members of a plain array in."""
 
     async def present(self) -> Mapping[DeviceId, str]:
         """Every member that is to be seen on this node right now, and where."""
@@ -56,6 +62,10 @@ class Requests:
         if isinstance(args, CreateArgs):
             looks = await self._devices.look(build.devices_named(args))
             return (build.create(args, looks, states_of(self._view()), self._now_s()),)
+        if isinstance(args, AdoptArgs):
+            return (await self._adopt(args),)
+        if isinstance(args, ReleaseArgs):
+            return (build.release(args, states_of(self._view())),)
         if isinstance(args, AssembleArgs):
             looks = await self._devices.look(build.devices_named(args))
             return (build.assemble(args, states_of(self._view()), looks),)
@@ -69,6 +79,16 @@ class Requests:
             view = self._view()
             return (build.admit(args, view.cluster, names_of(view)),)
         raise RequestError(f"{verb} proposes nothing")
+
+    async def _adopt(self, args: AdoptArgs) -> Wish:
+        """MdclusterError tells what stands against one of the members."""
+        paths = tuple(dict.fromkeys(args.devices))
+        if bad := [path for path in paths if not path.startswith("/")]:
+            raise RequestError(f"{shown(bad[0])} is no absolute path of a device")
+        if not 0 < len(paths) <= MEMBERS_MAX:
+            raise RequestError(f"{len(paths)} devices to adopt: name 1 to {MEMBERS_MAX}")
+        change = await self._devices.adoption(paths, args.name, args.force)
+        return build.adopted(args, change, states_of(self._view()))
 
     async def _members(self, verb: Verb, args: MemberArgs) -> tuple[Wish, ...]:
         looks = await self._devices.look(build.devices_named(args))

@@ -28,7 +28,7 @@ from mdcluster.control.verbs import (
 )
 from mdcluster.core.effects import Answer
 from mdcluster.core.events import Asked, FenceAcked
-from mdcluster.core.model import ArrayState, Outcome
+from mdcluster.core.model import AdoptArray, ArrayState, Outcome
 from mdcluster.core.view import NodeView
 from mdcluster.gate import boottime_ms
 from mdcluster.md.driver import MdDriver
@@ -199,7 +199,7 @@ class Handler:
                 sink.refused(answer.text)
                 return
             text = answer.text
-        sink.done(text, self._outcome(args))
+        sink.done(text, self._outcome(args, wishes))
 
     def _settled(self, proposal: str) -> Outcome | None:
         recent = (outcome for entry in self._view().entries for outcome in entry.recent)
@@ -231,9 +231,12 @@ class Handler:
         finally:
             forget()
 
-    def _outcome(self, args: Args) -> Any:
-        """How far an array came that was created or assembled."""
-        if isinstance(args, CreateArgs):
+    def _outcome(self, args: Args, wishes: tuple[Wish, ...] = ()) -> Any:
+        """How far an array came that was created, adopted or assembled."""
+        adopted = [w.change.array for w in wishes if isinstance(w.change, AdoptArray)]
+        if adopted:
+            name: str = adopted[0]
+        elif isinstance(args, CreateArgs):
             name = args.name
         elif isinstance(args, AssembleArgs):
             name = args.array

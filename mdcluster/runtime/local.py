@@ -46,7 +46,7 @@ class LocalMembers:
 
     async def write_nonces(self, effect: WriteNonces) -> NoncesWritten:
         problem, nonces = await self._members.write_nonces(
-            effect.op, effect.array, effect.members, effect.force
+            effect.op, effect.array, effect.members, effect.force, effect.adopt
         )
         return NoncesWritten(effect.op, problem, nonces)
 

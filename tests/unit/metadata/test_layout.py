@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdcluster.metadata import layout
+from mdcluster.metadata import bitmap, layout
 from mdcluster.metadata import superblock as sb
 from mdcluster.metadata.errors import TooSmallError, UnsupportedError, Where
 from tests.unit.metadata import images
@@ -134,15 +132,24 @@ def test_added_member_needs_the_arrays_size() -> None:
 
 
 def test_adoption_takes_the_largest_area_that_fits() -> None:
-    plain = replace(images.superblock().with_guard(False), data_offset_sectors=2048)
-    area = layout.area_of(plain, WHERE)
+    covered = images.superblock().size_sectors
+    area, chunk = layout.plan_area(1 << 20, covered, WHERE)
     assert (area.ring_count, area.slot_count) == (4, 8)
-    assert area.end_bytes <= 2048 * 512
-    large = layout.area_of(replace(plain, data_offset_sectors=264192), WHERE)
+    assert area.end_bytes <= 1 << 20 and chunk == bitmap.choose_chunk_sectors(covered)
+    large, _ = layout.plan_area(129 << 20, covered, WHERE)
     assert (large.ring_count, large.slot_count) == layout.PROFILES[0]
-    with pytest.raises(TooSmallError, match="needs at least"):
-        layout.area_of(replace(plain, data_offset_sectors=1024), WHERE)
-    with pytest.raises(UnsupportedError, match="bad block log"):
-        layout.area_of(replace(plain, bblog_size_sectors=8, bblog_offset_sectors=2032), WHERE)
-    near = replace(plain, bblog_size_sectors=8, bblog_offset_sectors=264)
-    assert layout.area_of(near, WHERE) == area
+    assert layout.area_with(8, covered, chunk) == area
+    with pytest.raises(TooSmallError, match=r"begins 512 KiB .* needs 808 KiB"):
+        layout.plan_area(512 << 10, covered, WHERE)
+    with pytest.raises(UnsupportedError, match="7 bitmap slots"):
+        layout.area_with(7, covered, chunk)
+
+
+@pytest.mark.parametrize("tib", [1, 4, 16])
+def test_adoption_takes_a_coarser_bitmap_where_there_is_little_room(tib: int) -> None:
+    """mdadm before 3.3 left 1 MiB before the data, however large the device."""
+    covered = tib << 31
+    area, chunk = layout.plan_area(1 << 20, covered, WHERE)
+    assert area.end_bytes <= 1 << 20
+    assert chunk > bitmap.choose_chunk_sectors(covered)
+    assert bitmap.slot_bytes(covered, chunk) == area.slot_bytes
