@@ -272,7 +272,9 @@ class Commits:
             change = replace(change, state=replace(change.state, last_serial=serial))
         if isinstance(change, AddVoter | RemoveVoter | BindVoter):
             assert isinstance(state, ClusterState)
-            return change_voters(state, change)
+            voters = change_voters(state, change)
+            same = isinstance(voters, Refused) or voters == state
+            return voters if same else self._if_held(voters)
         if isinstance(change, ForgetArray):
             assert isinstance(state, ClusterState)
             return forget_array(state, change) if self.may_forget(change) else state
@@ -287,6 +289,23 @@ class Commits:
                 return result
             state = result
         return apply_change(state, change, others=others, runners=runners, force=ask.force)
+
+    def _if_held(self, voters: ClusterState | Refused) -> ClusterState | Refused:
+        """A new voter set, once a quorum of it has stored whatever was committed.
+
+        Quorums of two sets in a row meet, those of the next but one need not: without this an
+        entry could be lost that only some of the first set have (docs/adr/0008).
+        """
+        for track in self.tracks.values():
+            if track.key == CLUSTER_KEY or track.committed is None:
+                continue
+            assert isinstance(voters, ClusterState)
+            if not is_quorum(voters, track.held_by, self._env.names):
+                return Refused(
+                    "the voters do not change yet: not enough of the new ones have stored what "
+                    f"was committed of {track.key}; try again"
+                )
+        return voters
 
     def _endings(self, state: ArrayState | None) -> list[EndLife]:
         """The lives that were fenced end in the very next commit: none may leave in order."""
@@ -389,7 +408,11 @@ class Commits:
 
     def on_replicate_ack(self, node: NodeId, msg: ReplicateAck) -> None:
         track = self.tracks.get(msg.key)
-        if track is None or track.stage is not Stage.REPLICATING or track.entry is None:
+        if track is None:
+            return
+        if track.committed is not None and track.committed.stamp == msg.stamp:
+            track.held_by.add(node)
+        if track.stage is not Stage.REPLICATING or track.entry is None:
             return
         if msg.stamp != track.entry.stamp:
             return
@@ -400,6 +423,7 @@ class Commits:
     def _committed(self, track: Track, entry: Entry) -> None:
         before, ask = track.before, track.ask
         track.committed, track.ask, track.before = entry, None, None
+        track.held_by = set(track.acks)
         must: set[Life] = set()
         for state in (before, entry.state):
             if isinstance(state, ArrayState):
@@ -535,6 +559,8 @@ class Commits:
             return
         if msg.stamp > track.applied_by.get(sender, ZERO):
             track.applied_by[sender] = msg.stamp
+        if track.committed is not None and track.committed.stamp == msg.stamp:
+            track.held_by.add(sender.node)
         if msg.problem:
             track.problems[sender] = msg.problem
         else:

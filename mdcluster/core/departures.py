@@ -118,7 +118,8 @@ class Departures:
         self._holds.left(ev.array)
         self._replica.left(ev.array)
         self._leaving.discard(ev.array)
-        self.propose_left(ev.array, clean=clean)
+        if not self._replica.is_gone(ev.array):
+            self.propose_left(ev.array, clean=clean)
 
     def propose_left(self, array: ArrayId, *, clean: bool) -> None:
         """Until it is committed, the others wait for this node in this array."""

@@ -13,9 +13,8 @@ Rules of this file:
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
 
-from mdcluster.core.effects import Activate, Apply, SampleStates, Unblock
+from mdcluster.core.effects import Activate, Apply, LeaveArray, SampleStates, Unblock
 from mdcluster.core.env import Env
 from mdcluster.core.events import Applied, Sampled
 from mdcluster.core.ledger import Ledger
@@ -137,8 +136,7 @@ class Replica:
         array = gone.array
         state = self.states.get(array)
         if state is not None and state.running:
-            over = replace(state, active=False, running=(), slots=(), sync=None)
-            self._env.emit(Apply(Entry(array, gone.stamp, over)))
+            self._env.emit(LeaveArray(array))
         for stamps in (self.applied, self.released, self._release_to):
             stamps.pop(array, None)
         self.problems.pop(array, None)

@@ -61,6 +61,7 @@ class Track:
     before: ArrayState | ClusterState | None = None
     acks: set[NodeId] = field(default_factory=set)
     committed: Entry | None = None  # newest committed in this term
+    held_by: set[NodeId] = field(default_factory=set)  # who is known to have stored that
     open: list[Commit] = field(default_factory=list)
     leaving: list[Ask] = field(default_factory=list)  # more who wait for the array to be forgotten
     applied_by: dict[Life, Stamp] = field(default_factory=dict)

@@ -17,6 +17,8 @@ from mdcluster.core.model import (
     RECENT_MAX,
     ZERO,
     AddMember,
+    AdoptArray,
+    ArrayId,
     ArrayState,
     Change,
     ClusterState,
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
 EFFECTS_MAX = 400
 MESSAGES_PER_S_MAX = 4000
-NEVER_VAIN = (CreateArray, AddMember, RemoveMember, ReAddMember)
+NEVER_VAIN = (CreateArray, AdoptArray, AddMember, RemoveMember, ReAddMember)
 """Changes that are never done without a commit."""
 
 
@@ -110,9 +112,51 @@ class Checkers:
         self.seen[key] = entry
         newest = self.newest_seen.get(entry.key)
         if newest is None or newest.stamp < entry.stamp:
+            self._stays_gone(entry, newest)
             self._lives_ended(entry, newest)
             self.newest_seen[entry.key] = entry
             self._nothing_undone(entry)
+
+    # --- what was given back ----------------------------------------------------------------
+
+    def _stays_gone(self, entry: Entry, before: Entry | None) -> None:
+        """What was released comes back by an adoption only, and begins anew then."""
+        if before is None or not _released(before) or _released(entry):
+            return
+        wishes = self.world.workload.wishes
+        asked = [wishes[o.proposal].change for o in entry.recent if o.proposal in wishes]
+        if not any(isinstance(change, AdoptArray) for change in asked):
+            self.fail(f"(3) {entry.key} was released, and is back at {entry.stamp}")
+        self.settled = {p: at for p, at in self.settled.items() if at[0] != entry.key}
+        self.world.load["adopted"] += 1
+
+    def is_released(self, uuid: str) -> bool:
+        newest = self.newest_seen.get(uuid)
+        return newest is not None and _released(newest)
+
+    def given_back(self, uuid: str) -> None:
+        """Whoever asked for the release is told that it is done."""
+        newest = self.newest_seen[uuid].state
+        assert isinstance(newest, ArrayState)
+        for member in newest.writable if newest.released else ():
+            disk = self.world.disk_of(member.device)
+            if disk is not None and not disk.plain:
+                self.fail(f"(3) {newest.name} was released, but {disk.path} is not plain")
+        for host in self.world.hosts:
+            if host.up and uuid in host.md.arrays:
+                self.fail(f"(3) {newest.name} was released, but {host.name} runs it")
+
+    def not_forgotten(self, uuid: str) -> list[str]:
+        """Who still remembers a released array, in quiet times."""
+        cluster, newest = self.newest_cluster(), self.newest_seen[uuid]
+        gone = {g.array: g.stamp for g in cluster.gone} if cluster is not None else {}
+        if newest.stamp > gone.get(ArrayId(uuid), ZERO):
+            return [f"{uuid} is released, but not forgotten"]
+        return [
+            f"{host.name} remembers {uuid}"
+            for host in self.world.hosts
+            if host.up and not host.spectator and uuid in host.store.entries
+        ]
 
     def _nothing_undone(self, entry: Entry) -> None:
         if len(entry.recent) >= RECENT_MAX:
@@ -369,6 +413,8 @@ class Checkers:
     # --- members, disks ----------------------------------------------------------------------
 
     def disk_written(self, host: Host, disk: Disk) -> None:
+        if disk.given_back:
+            self.fail(f"(3) {host.name} writes to {disk.path}, which was given back")
         if host.spectator:
             self.fail(f"(8) {host.name}, a spectator, writes to {disk.path}")
 
@@ -453,6 +499,10 @@ class Checkers:
     def stepped(self, host: Host, effects: list[Effect]) -> None:
         if len(effects) > EFFECTS_MAX:
             self.fail(f"(10) {host.name}: {len(effects)} effects in one step")
+
+
+def _released(entry: Entry) -> bool:
+    return isinstance(entry.state, ArrayState) and entry.state.released
 
 
 def _blocks(mask: int) -> list[int]:

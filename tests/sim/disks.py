@@ -8,7 +8,7 @@ several blocks, whose bits are then set and cleared together.
 
 from dataclasses import dataclass, field
 
-from mdcluster.core.model import ArrayId, DeviceId, Entry, NodeId
+from mdcluster.core.model import ArrayId, ArrayState, DeviceId, Entry, NodeId
 
 BLOCK_SECTORS = 128
 BLOCKS = 24
@@ -60,6 +60,9 @@ class Disk:
     bad_writes: set[int] = field(default_factory=set)
     bad_reads: set[int] = field(default_factory=set)
     slow_us: int = 0
+    plain: bool = False  # a superblock without the guard bit
+    given_back: bool = False  # and whoever asked for that was told: it is theirs
+    native_events: int = 0  # what stock md added to the events while it was theirs
     before_nonce: "tuple[DeviceId | None, bytes, Entry | None, bool] | None" = None
 
     def writes_for(self, host: int) -> bool:
@@ -82,6 +85,15 @@ class Disk:
         self.before_nonce = (self.device, self.nonce, self.superblock, self.torn)
         self.device, self.nonce, self.superblock, self.torn = device, nonce, None, False
 
+    def claim(self, nonce: bytes) -> None:
+        """A plain member that is to be adopted: only a nonce is written to it."""
+        self.before_nonce = (self.device, b"", self.superblock, self.torn)
+        self.nonce = nonce
+
+    @property
+    def events(self) -> int:
+        return (self.superblock.stamp.events if self.superblock else 0) + self.native_events
+
     def drop_nonce(self) -> None:
         if self.before_nonce is not None:
             self.device, self.nonce, self.superblock, self.torn = self.before_nonce
@@ -89,3 +101,7 @@ class Disk:
 
     def write_superblock(self, entry: Entry) -> None:
         self.superblock, self.torn, self.before_nonce = entry, False, None
+        self.plain = isinstance(entry.state, ArrayState) and entry.state.released
+        self.native_events = 0
+        if self.plain:
+            self.nonce = b""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mdcluster.core import arrays, keeper, resync
+from mdcluster.core import arrays, keeper, node, resync
 from mdcluster.core.announcer import Announcer
 from mdcluster.core.commits import Commits
 from mdcluster.core.departures import SHUTDOWN_TIMER, Departures
@@ -31,6 +31,7 @@ from mdcluster.core.model import (
     BeginSync,
     EndLife,
     Entry,
+    ForgetArray,
     Life,
     NodeId,
     SyncKind,
@@ -39,7 +40,7 @@ from mdcluster.core.model import (
 from mdcluster.core.node import Node
 from mdcluster.core.replica import Replica
 from mdcluster.core.resync import Pass
-from mdcluster.core.tracks import Track
+from mdcluster.core.tracks import Stage, Track
 from tests.sim import scenes
 from tests.sim.network import Weather
 from tests.sim.swarm import Mix
@@ -231,6 +232,11 @@ def _never_hands_over(self: Keeper, state: ArrayState) -> None:
     return None
 
 
+def _may_forget_at_once(self: Commits, change: ForgetArray) -> bool:
+    track = self.tracks.get(change.array)
+    return track is not None and track.committed is not None and track.stage is Stage.IDLE
+
+
 PLANTED: dict[str, Planted] = {
     "starting_voter_votes_at_once": Planted(
         ((Election, "withheld", property(lambda self: False)),),
@@ -366,6 +372,21 @@ PLANTED: dict[str, Planted] = {
     ),
     "late_word_ends_the_next_life": Planted(
         ((Membership, "vouch", _vouched_for_all),), scenes.mix_of(scenes.late_word, hosts=5), "(7)"
+    ),
+    "what_was_released_comes_back": Planted(
+        ((node, "without_gone", lambda entries, cluster: entries),),
+        scenes.mix_of(scenes.released_while_away, assume_clean=True),
+        "(3)",
+    ),
+    "forgotten_before_it_is_plain": Planted(
+        ((Commits, "may_forget", _may_forget_at_once),),
+        scenes.mix_of(scenes.released_over_a_bad_disk, assume_clean=True),
+        "(3)",
+    ),
+    "voters_change_before_they_have_all": Planted(
+        ((Commits, "_if_held", lambda self, voters: voters),),
+        scenes.mix_of(scenes.voters_leave_early, hosts=5, assume_clean=True),
+        "(3)",
     ),
     "never_hands_over_to_a_runner": Planted(
         ((Keeper, "_hand_over_to_a_runner", _never_hands_over),),

@@ -10,7 +10,14 @@ from typing import Any
 
 from mdcluster.core.effects import PrepareDevices, WriteSuperblocks
 from mdcluster.core.events import Asked, FenceAcked, Line
-from mdcluster.core.model import ArrayId, FailMember, HandOver, SyncKind
+from mdcluster.core.model import (
+    ArrayId,
+    FailMember,
+    HandOver,
+    ReleaseArray,
+    StopArray,
+    SyncKind,
+)
 from tests.sim.disks import EVERY_HOST, Disk
 from tests.sim.faults import SECOND_US
 from tests.sim.hosts import Host
@@ -385,6 +392,68 @@ def writer_without_disks(run: Run) -> None:
                 world.check.fail(f"(9) the role stays with a writer that cannot see {state.name}")
 
     world.after_us(14_000_000, look)
+
+
+def _when_settled(run: Run, proposal: str, then: Callable[[], None]) -> None:
+    """Go on once this wish was answered."""
+
+    def look() -> None:
+        if run.world.workload.wishes[proposal].settled:
+            then()
+        else:
+            run.world.after_us(20_000, look)
+
+    look()
+
+
+def released_while_away(run: Run) -> None:
+    """A voter that was down when an array was released is needed, once the writer is, too."""
+    world, writer = run.world, _writer(run)
+    away = world.hosts[_others(run, writer)[0]]
+    uuid = world.workload.arrays[0]
+
+    def stopped() -> None:
+        away.crash()
+        _when_settled(run, world.workload.wish(ReleaseArray(uuid)), released)
+
+    def released() -> None:
+        world.hosts[writer].crash()
+        run.boot(away)
+
+    _when_settled(run, world.workload.wish(StopArray(uuid)), stopped)
+
+
+def released_over_a_bad_disk(run: Run) -> None:
+    """A superblock cannot be made plain until the disk is mended."""
+    world = run.world
+    uuid = world.workload.arrays[0]
+
+    def stopped() -> None:
+        run.rng.choice(list(world.disks.values())).bad_writes.add(EVERY_HOST)
+        world.workload.wish(ReleaseArray(uuid))
+
+    _when_settled(run, world.workload.wish(StopArray(uuid)), stopped)
+
+
+def voters_leave_early(run: Run) -> None:
+    """Those who have stored a change leave the voters before the others have heard of it."""
+    world, writer = run.world, _writer(run)
+    others = _others(run, writer)
+    deaf, leaving = others[:2], others[2:]
+    for disk in world.disks.values():
+        disk.slow_us = 3_000_000
+    world.network.cut_pairs(_both_ways(writer, *deaf))
+    world.workload.fail_member()
+    kept = {writer, *deaf}
+    lines = tuple(Line(h.name, False, 100) for h in world.hosts if h.index in kept)
+
+    def leave() -> None:
+        world.network.heal()
+        for host in world.hosts:
+            run.reload(host, lines)
+
+    assert leaving
+    world.after_us(100_000, leave)
 
 
 def nothing_more(run: Run) -> None:

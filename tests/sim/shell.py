@@ -48,7 +48,7 @@ from mdcluster.core.events import (
     SlotZeroed,
     SuperblocksWritten,
 )
-from mdcluster.core.model import ZERO, ArrayId, ArrayState, Claim, DeviceId, Stamp
+from mdcluster.core.model import ZERO, AdoptArray, ArrayId, ArrayState, Claim, DeviceId, Stamp
 from tests.sim.copying import GATE_SHUT, Copying
 from tests.sim.disks import BLOCK_SECTORS, SIZE_SECTORS, Disk, block_range, mask_of
 from tests.sim.mdmodel import MdArray
@@ -167,14 +167,16 @@ class ArrayShell(Copying):
             return
         disks = [(m.device, self.world.disk_of(m.device)) for m in state.writable]
         for _, disk in disks:
-            if disk is not None and disk.writes_for(self.host.index):
+            if disk is not None and disk.writes_for(self.host.index) and _takes(disk, state):
                 self.world.check.disk_written(self.host, disk)
                 disk.rings[self.host.node, state.uuid] = entry
         if not self.gate_lets_through():
             failed = tuple((device, GATE_SHUT) for device, _ in disks)
             self.done(effect, SuperblocksWritten(state.uuid, entry.stamp, (), failed))
             return
-        self.torn_if_crashed[entry.key] = [disk for _, disk in disks if disk is not None]
+        self.torn_if_crashed[entry.key] = [
+            disk for _, disk in disks if disk is not None and _takes(disk, state)
+        ]
         slow_us = max((disk.slow_us for _, disk in disks if disk is not None), default=0)
         delay_us = self.world.rng.randrange(100, 2500) + slow_us
         self.host.later(delay_us, self._superblocks_issued, effect, disks)
@@ -191,6 +193,11 @@ class ArrayShell(Copying):
                 failed.append((device, "the disk is not to be found"))
             elif not disk.writes_for(self.host.index):
                 failed.append((device, "write error"))
+            elif not _takes(disk, entry.state):
+                if isinstance(entry.state, ArrayState) and entry.state.released:
+                    written.append(device)  # plain already: left alone
+                else:
+                    failed.append((device, "its superblock is plain: it is not ours"))
             else:
                 self.world.check.superblock_written(self.host, disk, entry)
                 disk.write_superblock(entry)
@@ -208,6 +215,14 @@ class ArrayShell(Copying):
             disk = self.world.disks.get(member.path)
             if disk is None or not disk.writes_for(self.host.index):
                 problem = f"{member.path}: cannot be written"
+            elif effect.adopt is not None and not _adoptable(disk, effect.adopt):
+                problem = f"{member.path}: is no plain member of that array any more"
+            elif effect.adopt is not None:
+                nonce = self.world.rng.randbytes(16)
+                self.world.check.disk_written(self.host, disk)
+                disk.claim(nonce)
+                disks.append(disk)
+                claimed.append((member.device, nonce))
             elif disk.superblock is not None and not effect.force:
                 problem = f"{member.path}: carries an array already"
             elif self.world.in_use(disk):
@@ -433,6 +448,18 @@ class ArrayShell(Copying):
                     problem = f"write error on {leg.device}"
                     array.member_error(leg, "write error of the bitmap")
         self.done(effect, SlotZeroed(effect.array, effect.life, problem))
+
+
+def _takes(disk: Disk, state: object) -> bool:
+    """Whether a superblock of this state goes onto the disk: a plain one is not ours any more."""
+    if not isinstance(state, ArrayState) or not disk.plain or disk.torn:
+        return True
+    return bool(disk.nonce) and not state.released
+
+
+def _adoptable(disk: Disk, adopt: AdoptArray) -> bool:
+    ours = disk.superblock is not None and disk.superblock.key == adopt.array
+    return ours and disk.plain and disk.events == adopt.events
 
 
 def _queue_of(effect: Effect) -> str:

@@ -28,6 +28,8 @@ ADMIN = (
     "reload",
     "admit_again",
     "create_another",
+    "release_or_adopt",
+    "release_or_adopt",
 )
 
 
@@ -258,6 +260,8 @@ class Run:
 
     def _array_waits(self, uuid: str) -> list[str]:
         state = self.world.array(uuid)
+        if state is not None and state.released:
+            return self.world.check.not_forgotten(uuid)
         if state is None or not state.active:
             return []
         waits = []

@@ -7,13 +7,14 @@ it is answered for good.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mdcluster.core.effects import Answer
 from mdcluster.core.events import Asked, FenceAcked
 from mdcluster.core.model import (
     AddMember,
+    AdoptArray,
     ArrayId,
     ArrayState,
     BindVoter,
@@ -26,6 +27,7 @@ from mdcluster.core.model import (
     MemberState,
     NewMember,
     ReAddMember,
+    ReleaseArray,
     RemoveMember,
     StartArray,
     StopArray,
@@ -148,8 +150,11 @@ class Workload:
         if wish is None:
             return
         refused = effect.state == "refused" and not effect.text.startswith("no writer")
+        refused = refused and not self.world.check.is_released(getattr(wish.change, "array", ""))
         if effect.proposal in self.world.check.settled and refused:
             self.world.check.fail(f"(3) {effect.proposal} was done, now it is refused")
+        if isinstance(wish.change, ReleaseArray) and effect.state == "done" and not wish.settled:
+            self._given_back(wish.change.array)
         if not wish.settled:
             wish.answer, wish.text = effect.state, effect.text
         if effect.state == "done":
@@ -202,7 +207,8 @@ class Workload:
 
     def array(self) -> ArrayState | None:
         """Any array that has been applied somewhere."""
-        states = [s for u in self.arrays if (s := self.world.array(u)) is not None]
+        known = (self.world.array(uuid) for uuid in self.arrays)
+        states = [s for s in known if s is not None and not s.released]
         return self.world.rng.choice(states) if states else None
 
     def fail_member(self) -> None:
@@ -258,6 +264,65 @@ class Workload:
         else:
             self.world.load["admin_start"] += 1
             self.wish(StartArray(state.uuid))
+
+    # --- to stock md and back ----------------------------------------------------------------
+
+    def release_or_adopt(self) -> None:
+        uuid = self.world.rng.choice(self.arrays) if self.arrays else None
+        if uuid is not None and self.world.check.is_released(uuid):
+            self.adopt(uuid)
+        elif uuid is not None and self.world.array(uuid) is not None:
+            self.release(uuid)
+
+    def release(self, uuid: ArrayId) -> None:
+        self.world.load["admin_release"] += 1
+        self.wish(ReleaseArray(uuid), force=self.world.rng.random() < 0.3)
+
+    def plain_disks(self, uuid: ArrayId) -> list[Disk]:
+        """What stock md finds of this array."""
+        disks = self.world.disks.values()
+        return [
+            d for d in disks if d.plain and d.superblock is not None and d.superblock.key == uuid
+        ]
+
+    def _given_back(self, uuid: ArrayId) -> None:
+        self.world.check.given_back(uuid)
+        for disk in self.plain_disks(uuid):
+            disk.given_back = True
+        self.world.load["given_back"] += 1
+        self._use_natively(uuid)
+
+    def _use_natively(self, uuid: ArrayId) -> None:
+        """Stock md on some host writes to it: the cluster must not notice, nor be noticed."""
+        disks = self.plain_disks(uuid)
+        if not disks or not all(disk.given_back for disk in disks):
+            return
+        block = self.world.rng.randrange(BLOCKS)
+        self.last_value += 1
+        for disk in disks:
+            disk.data[block] = self.last_value
+            disk.native_events += 2
+        self.world.check.acked[uuid, block] = self.last_value
+        self.world.load["native_writes"] += 1
+        self.world.after_us(self.world.rng.randrange(1, 500_000), self._use_natively, uuid)
+
+    def adopt(self, uuid: ArrayId) -> None:
+        """Stopped under stock md, and all its active members named."""
+        disks = self.plain_disks(uuid)
+        old = disks[0].superblock.state if disks and disks[0].superblock else None
+        if not isinstance(old, ArrayState) or not all(disk.given_back for disk in disks):
+            return  # not told yet that it was given back, or asked for already
+        for disk in disks:
+            disk.given_back = False
+        here = {disk.device: disk for disk in disks}
+        members = tuple(m for m in old.members if m.device in here)
+        state = replace(
+            old, members=members, active=True, released=False, last_serial=0, updated_s=0
+        )
+        paths = tuple(here[m.device].path for m in members)
+        self.world.load["admin_adopt"] += 1
+        events = max(disk.events for disk in disks)
+        self.wish(AdoptArray(uuid, state, paths, events))
 
     def transfer(self, at: Host | None = None) -> None:
         """To anybody; asked for at a host, for one that is to happen at once."""
