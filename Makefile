@@ -6,8 +6,12 @@ READY  := $(VENV)/.ready
 SEEDS  ?= 1000
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help demo test lint unit scenarios planted cluster sim bench tools clean
 .PHONY: vm vm-smoke vm-tools lab
+=======
+.PHONY: help demo test lint unit scenarios planted cluster sim bench tools install-host clean
+>>>>>>> 93447fe (Docs of adopting and releasing; udev rules and how to install on a host)
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -62,6 +66,10 @@ $(READY): setup.cfg pyproject.toml
 	@$(BIN)/pip install --disable-pip-version-check --editable '.[dev]' >$(VENV)/install.log 2>&1 \
 		|| { cat $(VENV)/install.log; exit 1; }
 	@touch $@
+
+install-host: ## the unit and the udev rules of this host, as root (see docs/INSTALL.md)
+	install -D -m 644 daemon/mdclusterd.service $(DESTDIR)/etc/systemd/system/mdclusterd.service
+	install -D -m 644 daemon/udev/63-mdcluster.rules $(DESTDIR)/etc/udev/rules.d/63-mdcluster.rules
 
 clean: ## remove what was built here
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

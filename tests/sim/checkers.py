@@ -143,7 +143,8 @@ class Checkers:
             if disk is not None and not disk.plain:
                 self.fail(f"(3) {newest.name} was released, but {disk.path} is not plain")
         for host in self.world.hosts:
-            if host.up and uuid in host.md.arrays:
+            array = host.md.arrays.get(uuid) if host.up and not host.spectator else None
+            if array is not None and not array.closing:  # closing: stopped, and only that
                 self.fail(f"(3) {newest.name} was released, but {host.name} runs it")
 
     def not_forgotten(self, uuid: str) -> list[str]:
