@@ -6,12 +6,8 @@ READY  := $(VENV)/.ready
 SEEDS  ?= 1000
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
 .PHONY: help demo test lint unit scenarios planted cluster sim bench tools clean
-.PHONY: vm vm-smoke vm-tools lab
-=======
-.PHONY: help demo test lint unit scenarios planted cluster sim bench tools install-host clean
->>>>>>> 93447fe (Docs of adopting and releasing; udev rules and how to install on a host)
+.PHONY: vm vm-smoke vm-tools lab install-host
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14

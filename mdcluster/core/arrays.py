@@ -426,8 +426,11 @@ def _settle(state: ArrayState) -> ArrayState:
 
 
 def _take_over(state: ArrayState) -> ArrayState:
-    """Spares, lowest device number first, take the vacant roles, lowest first."""
-    if _spares_wait(state):
+    """Spares, lowest device number first, take the vacant roles, lowest first.
+
+    Not in an array that was released: nothing is copied in it any more.
+    """
+    if state.released or _spares_wait(state):
         return state
     spares = sorted(
         (m for m in state.members if m.state is MemberState.SPARE), key=lambda m: m.number

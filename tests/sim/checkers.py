@@ -134,7 +134,7 @@ class Checkers:
         newest = self.newest_seen.get(uuid)
         return newest is not None and _released(newest)
 
-    def given_back(self, uuid: str) -> None:
+    def given_back(self, uuid: ArrayId) -> None:
         """Whoever asked for the release is told that it is done."""
         newest = self.newest_seen[uuid].state
         assert isinstance(newest, ArrayState)
@@ -436,8 +436,8 @@ class Checkers:
 
     def assembled(self, host: Host, array: MdArray, state: ArrayState) -> None:
         newest = self.applied_newest.get(state.uuid)
-        if newest is None or not isinstance(newest.state, ArrayState):
-            return
+        if newest is None or not isinstance(newest.state, ArrayState) or _released(newest):
+            return  # adopted: what it was before does not count any more
         for leg in array.legs:
             member = newest.state.member(leg.device)
             stale = member is None or member not in newest.state.in_sync

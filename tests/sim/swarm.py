@@ -269,6 +269,7 @@ class Run:
             waits.append(f"{uuid} resyncs: {state.sync}, {state.resync_sectors}")
         if any(slot.dirty for slot in state.slots):
             waits.append(f"{uuid} has dirty slots: {state.slots}")
+        waits += [f"{uuid} lists {x.boot_id}, dead" for x in state.running if self.world.dead(x)]
         waits += self.world.check.superblocks_behind(state)
         for host in self.world.hosts:
             if host.spectator or not host.up:

@@ -279,11 +279,17 @@ class Workload:
         self.wish(ReleaseArray(uuid), force=self.world.rng.random() < 0.3)
 
     def plain_disks(self, uuid: ArrayId) -> list[Disk]:
-        """What stock md finds of this array."""
+        """What stock md assembles of this array: members that have not failed, of one age."""
         disks = self.world.disks.values()
-        return [
+        found = [
             d for d in disks if d.plain and d.superblock is not None and d.superblock.key == uuid
         ]
+        newest = max(found, key=lambda disk: disk.events, default=None)
+        if newest is None:
+            return []
+        roles = _array_of(newest)
+        good = {m.device for m in roles.writable}
+        return [d for d in found if d.events == newest.events and d.device in good]
 
     def _given_back(self, uuid: ArrayId) -> None:
         self.world.check.given_back(uuid)
@@ -309,12 +315,11 @@ class Workload:
     def adopt(self, uuid: ArrayId) -> None:
         """Stopped under stock md, and all its active members named."""
         disks = self.plain_disks(uuid)
-        old = disks[0].superblock.state if disks and disks[0].superblock else None
-        if not isinstance(old, ArrayState) or not all(disk.given_back for disk in disks):
+        if not disks or not all(disk.given_back for disk in disks):
             return  # not told yet that it was given back, or asked for already
         for disk in disks:
             disk.given_back = False
-        here = {disk.device: disk for disk in disks}
+        old, here = _array_of(disks[0]), {disk.device: disk for disk in disks}
         members = tuple(m for m in old.members if m.device in here)
         state = replace(
             old, members=members, active=True, released=False, last_serial=0, updated_s=0
@@ -365,3 +370,9 @@ class Workload:
         for other in self.world.hosts:
             if other.up and not other.frozen:
                 other.deliver(FenceAcked(life.node))
+
+
+def _array_of(disk: Disk) -> ArrayState:
+    """What its superblock says."""
+    assert disk.superblock is not None and isinstance(disk.superblock.state, ArrayState)
+    return disk.superblock.state

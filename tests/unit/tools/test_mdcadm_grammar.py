@@ -295,3 +295,27 @@ def test_no_words_end_in_anything_but_a_command_or_an_explanation(words: list[st
         assert isinstance(command, Command | Plea)
         if isinstance(command, Command):
             assert all(isinstance(step, Step) for step in command.steps)
+
+
+def test_adopt_and_release() -> None:
+    assert steps("--adopt /dev/x /dev/y") == [("adopt", "/dev/x"), ("adopt", "/dev/y")]
+    assert parse("--adopt --name=n /dev/x").given["name"] == "n"
+    assert steps("--release /dev/md/data old") == [("release", "data"), ("release", "old")]
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("--adopt", "No devices to adopt"),
+        ("--adopt /dev/x /dev/x", "given twice"),
+        ("--adopt --name=. /dev/x", "name"),
+        ("--adopt --scan", "--scan is only meaningful"),
+        ("--adopt /dev/x --stop data", "cannot be given with"),
+        ("--release", "No devices given"),
+        ("--release --scan", "--scan is only meaningful"),
+        ("--release data --name=x", "--name is only meaningful with --adopt"),
+    ],
+)
+def test_adopt_and_release_misused(line: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        parse(line)

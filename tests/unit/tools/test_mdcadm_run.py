@@ -61,6 +61,8 @@ GOOD: dict[str, Any] = {
     "why": WhyData(()),
     "create": Started("data", ("a", "b"), 2, 2),
     "assemble": Started("old", ("a",), 1, 2, 1),
+    "adopt": Started("data", ("a", "b"), 2, 2),
+    "release": None,
     "stop": slow_stop,
     "wait": waits,
 }
@@ -116,6 +118,18 @@ def test_usage_errors_exit_2(run: Run) -> None:
             "mdcadm: set a faulty in /dev/md/data\nmdcadm: hot removed a from /dev/md/data\n"
             "mdcadm: added b\nmdcadm: re-added c\n",
         ),
+        (
+            "--adopt /dev/x /dev/y",
+            0,
+            "",
+            "mdcadm: /dev/md/data has been started with 2 drives.\n",
+        ),
+        (
+            "--release /dev/md/data",
+            0,
+            "",
+            "mdcadm: released /dev/md/data: it is a plain md array now.\n",
+        ),
         ("--transfer b", 0, "", "mdcadm: b is the writer now.\n"),
         ("--fence-ack b", 0, "", "mdcadm: b counts as fenced.\n"),
         ("--admit b", 0, "", "mdcadm: b is admitted.\n"),
@@ -138,6 +152,15 @@ def test_stop_scan_stops_what_is_active_with_a_proposal_each(run: Run, path: Pat
     stops = [request.args for request in daemon.requests if request.verb == "stop"]
     assert [args["array"] for args in stops] == ["data", "data"]
     assert stops[0]["proposal"] != stops[1]["proposal"]
+
+
+def test_adopt_is_one_request_for_all_its_devices(run: Run, path: Path) -> None:
+    with FakeDaemon(path, answers(GOOD)) as daemon:
+        run("--adopt --name=new -f /dev/x /dev/y")
+        run("--release data old -f")
+    first, *rest = [request.args for request in daemon.requests]
+    assert (first["devices"], first["name"], first["force"]) == (["/dev/x", "/dev/y"], "new", True)
+    assert [(args["array"], args["force"]) for args in rest] == [("data", True), ("old", True)]
 
 
 def test_a_refusal_ends_manage_mode_and_is_told(run: Run, path: Path) -> None:
