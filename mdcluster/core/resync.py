@@ -362,17 +362,14 @@ class Pass:
 
     def _place(self, first_dirty: int) -> None:
         """Begin where md may copy first (the rule at the head of this file)."""
-        if self.kind is SyncKind.RECOVER:
-            self._complete = max(self._complete, first_dirty)  # md begins there, not at 0
-        elif self.kind is SyncKind.RESYNC:
-            self._complete = min(self._bits_from, first_dirty)  # beyond, all is to be copied
-        else:
-            self._complete = first_dirty if redundant(self._state) else self._end
-        if self._complete >= self._end:
-            return
-        self._complete = self._clean_to = chunk_start(self._state, self._complete)
-        if self.kind is not SyncKind.RECOVER and vacant_roles(self._state):
-            self._complete = 0
+        if self.kind is SyncKind.RESYNC:
+            first_dirty = min(self._bits_from, first_dirty)  # beyond, all is to be copied
+        elif self.kind is SyncKind.BITMAP and not redundant(self._state):
+            first_dirty = self._end  # there is nothing to copy it to
+        self._complete = self._clean_to = first_dirty
+        if first_dirty < self._end:
+            self._clean_to = chunk_start(self._state, first_dirty)
+            self._complete = 0 if vacant_roles(self._state) else self._clean_to
 
     def _zero(self) -> None:
         self._phase = Phase.ZEROING

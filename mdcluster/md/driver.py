@@ -12,8 +12,9 @@ for arrays with externally managed metadata; the semantics are those of a stock 
   in the own slot, in whole chunks of the bitmap; one that was interrupted in the middle of a
   chunk begins with all of it again (drivers/md/md-bitmap.c, md_bitmap_end_sync). The position
   only says from where on the others hold their writes; see `next_dirty`;
-* a RECOVER copies from the first member in sync to those that are not, and to no other; it
-  begins at its position, and where no role is vacant what it has copied is dirty no more;
+* a RECOVER copies from the first member in sync to those that are not, and to no other; of new
+  members it begins at its position, by the bitmap perhaps at 0; where no role is vacant what it
+  has copied is dirty no more;
 * while a member that has a role is not in sync nothing but RECOVER is done (drivers/md/md.c,
   md_check_recovery).
 

@@ -211,7 +211,7 @@ class KernelDriver:
                 f"holds of {target.dir.name}", self._hold_deadline_ms, target.suspend
             )
         except AccessLateError as error:
-            if why := target.held_by_failure():
+            if why := target.held_by_failure() or target.unanswered:
                 raise DriverError(f"array {target.name}: failure pending: {why}") from None
             raise HungError(
                 f"array {target.name}: md does not come back from moving a hold: {error}"
@@ -243,19 +243,23 @@ class KernelDriver:
         lo, hi = target.geometry.array_range(lo_sectors, hi_sectors)
         slot = target.slot
         assert slot is not None
-        await self._run(target, lambda: slot.set(lo, hi))
+
+        def mark() -> None:
+            slot.set(lo, hi)
+            if target.was_degraded:
+                slot.merge_own()
+
+        await self._run(target, mark)
 
     async def merge_bits(self, array: ArrayId, slot_offsets_sectors: tuple[int, ...]) -> None:
-        """What members miss that are not in sync stands in the own slot, too."""
+        """What a member has missed stands in the own slot, too, for as long as md likes."""
         target = self._writable(array)
         slot = target.slot
         assert slot is not None
-        roles = {m.entry.role for m in target.members.values() if m.good and not m.failed}
-        degraded = len(roles - {-1}) < target.geometry.raid_disks
 
         def merge() -> None:
             slot.merge(slot_offsets_sectors)
-            if degraded:
+            if target.was_degraded:
                 slot.merge_own()
 
         await self._run(target, merge)

@@ -23,7 +23,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -89,6 +89,7 @@ class KernelArray:
         self.all_held = False
         self.activated = False
         self.syncing = False
+        self.was_degraded = False  # md has marked what it wrote meanwhile as needed
         self.answering = threading.Lock()
         self._suspending = threading.Lock()
         self._whole = False
@@ -117,6 +118,8 @@ class KernelArray:
                 if entry.device in paths:
                     self._attach(entry, paths[entry.device])
             self._need_every_copy()
+            roles = {m.entry.role for m in self.members.values() if m.good}
+            self.was_degraded = len(roles) < self.state.raid_disks
             if not self.read_only:
                 self._configure_bitmap(slot_offset_sectors)
             self.dir.write("resync_start", 0)
@@ -300,6 +303,12 @@ class KernelArray:
         return ""
 
     @property
+    def unanswered(self) -> str:
+        """Why md lets nobody write although nothing has failed, in words ('' if it does)."""
+        waits = self.write_pending and not self.activated
+        return "writes wait until the array is activated" if waits else ""
+
+    @property
     def calm(self) -> bool:
         """No failure, nothing on its way: nothing can be hidden behind a write-pending."""
         return not self.held_by_failure() and self.thread_idle and not self.writes_in_flight
@@ -335,6 +344,7 @@ class KernelArray:
         with self.answering:
             self.activated = False
         member.failed = True
+        self.was_degraded = True
         if "faulty" in member.dir.flags:
             return
         if self.syncing:
@@ -416,7 +426,8 @@ class KernelArray:
         member.dir.write("recovery_start", "none" if valid_sectors is None else valid_sectors)
         if member.entry.by_bitmap and valid_sectors is not None:
             member.dir.write("state", "insync")
-        member.dir.write("slot", member.entry.role)
+        with self.balanced() if self.state.level == 10 else nullcontext():
+            member.dir.write("slot", member.entry.role)
 
     def take_in(self, devices: Iterable[DeviceId]) -> None:
         """Members that were recovered: read from here on. All writes are held meanwhile."""
@@ -461,7 +472,7 @@ class KernelArray:
             self.dir.write("sync_max", "max")
             self.dir.write("sync_action", "recover")
             try:
-                self._until(
+                self.until(
                     lambda: all("in_sync" in m.dir.flags for m in members),
                     "md did not take a recovered member in",
                 )
@@ -477,7 +488,7 @@ class KernelArray:
         While a failure is pending it waits, GIVE_UP_S at most: md may never come back from it.
         """
         with self._suspending:
-            self._until(lambda: not self.held_by_failure(), "failure pending: it was not released")
+            self.until(lambda: not self.held_by_failure(), "failure pending: it was not released")
             old, new = self.dir.suspended_sectors, self._to_hold()
             for attribute, value in moves(old, new):
                 self.dir.write(attribute, value)
@@ -512,7 +523,8 @@ class KernelArray:
     def balanced(self) -> Iterator[None]:
         """Without a resync to be done, which md would begin as soon as it is not frozen.
 
-        Reads of a raid1 go to the first member in sync all the same: the others are write-mostly.
+        A raid10 takes no member before (raid10.c, raid10_add_disk). Reads of a raid1 go to the
+        first member in sync all the same: the others are write-mostly meanwhile.
         """
         others = self._others_in_sync() if self.pinned and self.state.level == 1 else []
         for member in others:
@@ -543,7 +555,8 @@ class KernelArray:
                     raise
             time.sleep(TRY_S)
 
-    def _until(self, condition: Callable[[], bool], problem: str) -> None:
+    def until(self, condition: Callable[[], bool], problem: str) -> None:
+        """DriverError with the problem after GIVE_UP_S."""
         end_s = time.monotonic() + GIVE_UP_S
         while not condition():
             if time.monotonic() >= end_s:

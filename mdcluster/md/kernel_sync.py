@@ -83,6 +83,14 @@ class KernelSync:
             put("resync_start", 0)
         put("sync_max", at)
         put("sync_action", _ACTIONS[self.kind])
+        self._array.until(self._has_begun, f"md did not begin the {self.kind}")
+
+    def _has_begun(self) -> bool:
+        """Since Linux 6.7 its thread is started by a work queue, some time later."""
+        array = self._array
+        return array.dir.sync_completed_sectors is not None and (
+            array.dir.read("sync_action") == _ACTIONS[self.kind]
+        )
 
     def _set_recovery_start(self) -> None:
         """md goes on at the position that the cluster knows, not at the one it remembers."""
