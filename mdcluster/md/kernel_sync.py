@@ -59,6 +59,8 @@ class KernelSync:
         array = self._array
         if self.kind is SyncKind.RECOVER:
             self._set_recovery_start()
+            if array.slot is not None and self.by_bitmap:
+                array.slot.merge_own()  # all that the members have missed
         elif targets := self._targets():
             raise DriverError(
                 f"array {array.name}: {targets[0].path} has to recover before any {self.kind}"
