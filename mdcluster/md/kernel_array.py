@@ -515,31 +515,37 @@ class KernelArray:
 
     def write_pin(self) -> None:
         """Below resync_start md balances, above it reads the first member in sync (raid1.c,
-        read_balance). Not while a sync runs: then it is the sync's position."""
+        read_balance). While a sync runs it is the sync's position."""
         if not self.syncing:
             self.dir.write("resync_start", 0 if self.pinned else "none")
+            self._read_mostly(None)
+
+    def balance(self) -> None:
+        """Nothing to be resynced, for md: or it would begin that as soon as it is not frozen, and
+        since Linux 6.11 before any recovery; and a raid10 takes no member before (raid10_add_disk).
+
+        Reads of a raid1 go to the first member in sync all the same: the others are write-mostly.
+        """
+        if self.pinned and self.state.level == 1:
+            good = [m for m in self.members.values() if m.good and "in_sync" in m.dir.flags]
+            self._read_mostly(min(good, key=lambda m: m.entry.role, default=None))
+        self.dir.write("resync_start", "none")
+
+    def _read_mostly(self, first: Attached | None) -> None:
+        """From this one; None: from all."""
+        for member in self.members.values():
+            avoided = first is not None and member is not first and member.good
+            if avoided != ("write_mostly" in member.dir.flags):
+                member.dir.write("state", "writemostly" if avoided else "-writemostly")
 
     @contextmanager
     def balanced(self) -> Iterator[None]:
-        """Without a resync to be done, which md would begin as soon as it is not frozen.
-
-        A raid10 takes no member before (raid10.c, raid10_add_disk). Reads of a raid1 go to the
-        first member in sync all the same: the others are write-mostly meanwhile.
-        """
-        others = self._others_in_sync() if self.pinned and self.state.level == 1 else []
-        for member in others:
-            member.dir.write("state", "writemostly")
-        self.dir.write("resync_start", "none")
+        """`balance` within, `write_pin` behind it."""
+        self.balance()
         try:
             yield
         finally:
-            self.dir.write("resync_start", 0 if self.pinned else "none")
-            for member in others:
-                member.dir.write("state", "-writemostly")
-
-    def _others_in_sync(self) -> list[Attached]:
-        good = [m for m in self.members.values() if m.good and "in_sync" in m.dir.flags]
-        return sorted(good, key=lambda m: m.entry.role)[1:]
+            self.write_pin()
 
     # --- patience --------------------------------------------------------------------------
 

@@ -79,7 +79,9 @@ class KernelSync:
 
     def _begin(self) -> None:
         put, at = self._array.dir.write, self._md_position(self.position_sectors)
-        if self.kind in (SyncKind.CHECK, SyncKind.REPAIR):
+        if self.kind is SyncKind.RECOVER:
+            self._array.balance()
+        elif self.kind in (SyncKind.CHECK, SyncKind.REPAIR):
             put("sync_min", at)
         elif self.kind in _BY_BITMAP:
             put("resync_start", 0)
@@ -133,20 +135,10 @@ class KernelSync:
         return SyncStep(hi, planned, min(moved, planned), self.next_dirty(hi))
 
     def _to_the_end(self) -> None:
-        """The last stretch; md then takes recovered members in, and would go on with a resync."""
-        array = self._array
-        if self.kind is SyncKind.RECOVER and array.dir.resync_start_sectors is not None:
-            array.dir.write("sync_action", "frozen")
-            with array.balanced():
-                array.dir.write("sync_max", "max")
-                self._gate_check()
-                array.dir.write("sync_action", "recover")
-                self._wait(None)
-                array.dir.write("sync_action", "frozen")
-        else:
-            array.dir.write("sync_max", "max")
-            self._wait(None)
-            array.dir.write("sync_action", "frozen")
+        """The last stretch; md then sees recovered members as in sync."""
+        self._array.dir.write("sync_max", "max")
+        self._wait(None)
+        self._array.dir.write("sync_action", "frozen")
         self._finished = True
         self._check_complete()
 
