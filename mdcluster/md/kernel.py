@@ -13,6 +13,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Final, TypeVar
@@ -27,11 +28,12 @@ from mdcluster.md.driver import (
     HungError,
     SyncStep,
 )
-from mdcluster.md.kernel_array import DEV, KernelArray
+from mdcluster.md.kernel_array import DEV, KIND, KernelArray
+from mdcluster.md.kernel_notes import read_notes
 from mdcluster.md.kernel_sync import KernelSync, next_dirty
 from mdcluster.md.kernel_watch import Watch
 from mdcluster.md.raid import GeometryError
-from mdcluster.md.sysfs import SYS
+from mdcluster.md.sysfs import SYS, external_arrays
 from mdcluster.workers import AccessLateError, Workers
 
 log = logging.getLogger(__name__)
@@ -63,13 +65,14 @@ class KernelDriver:
         *,
         write_deadline_ms: int = 10_000,
         hold_deadline_ms: int = 5_000,
+        notes_dir: Path = Path("/run/mdcluster"),
         root: Path = SYS,
         dev: Path = DEV,
     ) -> None:
         self._gate_check = gate_check
         self._deadline_ms = write_deadline_ms
         self._hold_deadline_ms = hold_deadline_ms
-        self._root, self._dev = root, dev
+        self._notes_dir, self._root, self._dev = notes_dir, root, dev
         self._workers = Workers()
         self._arrays: dict[ArrayId, _Running] = {}
         self._listeners: list[DriverEvents] = []
@@ -80,6 +83,35 @@ class KernelDriver:
         """Before 6.7 moving a hold drains under md's lock: an error just then hangs the host's md
         (drivers/md/md.c, suspend_lo_store)."""
         return kernel_version() < (6, 7)
+
+    # --- taking over ---------------------------------------------------------------------------
+
+    @property
+    def outlives_daemon(self) -> bool:
+        return True
+
+    async def inherit(self, states: Iterable[ArrayState]) -> tuple[ArrayId, ...]:
+        """What runs here and is none of these arrays is told of, and left as it is."""
+        known = {state.uuid: state for state in states}
+        for place in external_arrays(KIND, self._root):
+            if place.state in ("clear", "inactive"):
+                continue
+            notes = read_notes(self._notes_dir / f"{place.name}.json")
+            state = known.get(notes.array) if notes is not None else None
+            if notes is None or state is None:
+                log.error(
+                    "the kernel runs %s as an array of mdcluster, of which this node knows nothing:"
+                    " stop it (mdadm --stop /dev/%s), or give the node its state directory back",
+                    place.name,
+                    place.name,
+                )
+                continue
+            array = self._array(state, notes.read_only)
+            await self._run(array, partial(array.inherit, notes), 2 * self._deadline_ms)
+            running = _Running(array, Watch(array, self._reporter(state.uuid)))
+            self._arrays[state.uuid] = running
+            running.watch.start()
+        return tuple(self._arrays)
 
     # --- start and stop ------------------------------------------------------------------------
 
@@ -95,11 +127,20 @@ class KernelDriver:
             raise DriverError(f"array {state.name} is already assembled")
         read_only = read_only or slot_offset_sectors < 0
         try:
-            array = KernelArray(state, read_only=read_only, root=self._root, dev=self._dev)
+            array = self._array(state, read_only)
         except GeometryError as error:
             raise DriverError(f"array {state.name} cannot be assembled: {error}") from error
         await self._run(array, lambda: _assemble(array, paths, slot_offset_sectors, self._root))
         self._arrays[state.uuid] = _Running(array, Watch(array, self._reporter(state.uuid)))
+
+    def _array(self, state: ArrayState, read_only: bool) -> KernelArray:
+        return KernelArray(
+            state,
+            read_only=read_only,
+            notes_dir=self._notes_dir,
+            root=self._root,
+            dev=self._dev,
+        )
 
     def _reporter(self, array: ArrayId) -> Callable[[DeviceId, str], None]:
         loop = asyncio.get_running_loop()
@@ -219,7 +260,7 @@ class KernelDriver:
 
     def _hold_again(self, target: KernelArray) -> None:
         """In a task of its own: Linux 6.12 lets it return only when the array is active again."""
-        if target.read_only or not target.all_held:
+        if target.read_only or target.holds_as_asked:
             return
 
         async def again() -> None:

@@ -33,6 +33,7 @@ from mdcluster.core.model import ArrayState, DeviceId, Member, MemberState
 from mdcluster.md.driver import ArrayBusyError, DriverError, MemberStatus
 from mdcluster.md.ioctl import MdDevice
 from mdcluster.md.kernel_bits import OwnSlot
+from mdcluster.md.kernel_notes import Notes, write_notes
 from mdcluster.md.raid import Geometry, geometry_of
 from mdcluster.md.sysfs import SYS, ArrayDir, AttributeFault, MemberDir, block_name, write_attribute
 
@@ -73,10 +74,16 @@ class Attached:
 
 
 class KernelArray:
-    """root, dev: where sysfs and the device nodes are (elsewhere in tests)."""
+    """notes_dir: for those who take it over. root, dev: where sysfs and the device nodes are."""
 
     def __init__(
-        self, state: ArrayState, *, read_only: bool, root: Path = SYS, dev: Path = DEV
+        self,
+        state: ArrayState,
+        *,
+        read_only: bool,
+        notes_dir: Path,
+        root: Path = SYS,
+        dev: Path = DEV,
     ) -> None:
         self.state = state
         self.geometry: Geometry = geometry_of(state)
@@ -95,6 +102,7 @@ class KernelArray:
         self._whole = False
         self.members_changed: Callable[[], None] = lambda: None
         self._root, self._dev = root, dev
+        self._notes = notes_dir / f"{self.dir.name}.json"
         self._thread: Path | None = None  # of the raid thread in /proc
 
     @property
@@ -162,6 +170,7 @@ class KernelArray:
         put("bitmap/location", f"+{slot_offset_sectors}")
         self.slot = OwnSlot(self, slot_offset_sectors)
         self.slot.load()
+        self._changed()
 
     def _need_every_copy(self) -> None:
         good = {m.entry.role for m in self.members.values() if m.good}
@@ -187,8 +196,15 @@ class KernelArray:
             place.write("state", "remove")
             raise
         self.members[entry.device] = member
-        self.members_changed()
+        self._changed()
         return member
+
+    def _changed(self) -> None:
+        """Members have come or gone."""
+        numbers = {m.number: (m.device, m.path) for m in self.members.values()}
+        offset = self.slot.offset_sectors if self.slot is not None else -1
+        write_notes(self._notes, Notes(self.state.uuid, offset, self.read_only, numbers))
+        self.members_changed()
 
     def run(self) -> None:
         """What was set before is in force before anybody can write."""
@@ -237,10 +253,48 @@ class KernelArray:
                 f"array {self.name} is in use on this node (mounted, or open by a program): {error}"
             ) from None
         self._unlink()
+        self._notes.unlink(missing_ok=True)
 
     def _clear(self) -> None:
         if self.dir.exists():
             self.dir.write("array_state", "clear")
+
+    # --- taken over ----------------------------------------------------------------------------
+
+    def inherit(self, notes: Notes) -> None:
+        """It runs: know its members, stop its copying, hold all its writes, release nothing."""
+        for place in self.dir.members():
+            number = place.device_number
+            if number not in notes.members:
+                raise DriverError(
+                    f"array {self.name}: {place.name} is attached in the kernel, but which device"
+                    f" that is was not noted; stop the array by hand (mdadm --stop"
+                    f" {self.device_path})"
+                )
+            device, path = notes.members[number]
+            self.members[device] = self._known(device, path, number, place)
+        if not self.read_only:
+            self.slot = OwnSlot(self, notes.slot_offset_sectors)
+        self.was_degraded = True  # for all that is known
+        self.dir.write("sync_action", "frozen")
+        self.write_pin()
+        self.held_sectors = (0, self.geometry.array_sectors)
+        if not self.read_only and not self.held_by_failure():
+            self.suspend()  # else write-pending holds them until `activate`, which suspends first
+
+    def _known(
+        self, device: DeviceId, path: str, number: tuple[int, int], place: MemberDir
+    ) -> Attached:
+        """As the kernel has it; in sync only if the cluster says so as well."""
+        flags, slot = place.flags, place.slot
+        listed = self.state.member(device)
+        entry = replace(
+            listed or Member(device, 0, slot, MemberState.IN_SYNC, 0, self.state.size_sectors),
+            role=slot,
+        )
+        good = "in_sync" in flags and entry.state is MemberState.IN_SYNC
+        failed = "faulty" in flags and "blocked" not in flags
+        return Attached(entry, path, number, place, good, failed)
 
     # --- looking -------------------------------------------------------------------------------
 
@@ -393,7 +447,7 @@ class KernelArray:
             raise DriverError(f"array {self.name}: {member.path} is in use, fail it first")
         self._retry(partial(member.dir.write, "state", "remove"))
         del self.members[device]
-        self.members_changed()
+        self._changed()
 
     def add(self, entry: Member, path: str) -> None:
         """A spare, a write target of its role (RECOVERING), or in sync."""
@@ -415,6 +469,7 @@ class KernelArray:
             if member.dir.slot < 0:
                 member.dir.write("state", "remove")
                 del self.members[entry.device]
+                self._changed()
             raise
 
     def _give_role(self, member: Attached, valid_sectors: int | None) -> None:
@@ -492,6 +547,12 @@ class KernelArray:
             old, new = self.dir.suspended_sectors, self._to_hold()
             for attribute, value in moves(old, new):
                 self.dir.write(attribute, value)
+
+    @property
+    def holds_as_asked(self) -> bool:
+        lo, hi = self._to_hold()
+        held_lo, held_hi = self.dir.suspended_sectors
+        return (held_lo, held_hi) == (lo, hi) or (lo >= hi and held_lo >= held_hi)
 
     def _to_hold(self) -> tuple[int, int]:
         if self.all_held or self._whole:

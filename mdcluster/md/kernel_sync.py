@@ -81,10 +81,10 @@ class KernelSync:
         put, at = self._array.dir.write, self._md_position(self.position_sectors)
         if self.kind is SyncKind.RECOVER:
             self._array.balance()
-        elif self.kind in (SyncKind.CHECK, SyncKind.REPAIR):
-            put("sync_min", at)
         elif self.kind in _BY_BITMAP:
             put("resync_start", 0)
+        put("sync_max", "max")
+        put("sync_min", at if self.kind in (SyncKind.CHECK, SyncKind.REPAIR) else 0)
         put("sync_max", at)
         put("sync_action", _ACTIONS[self.kind])
         self._array.until(self._has_begun, f"md did not begin the {self.kind}")

@@ -124,6 +124,12 @@ class MemberDir:
         return self.path / "block"
 
     @property
+    def device_number(self) -> tuple[int, int]:
+        """Major and minor of the device."""
+        major, _, minor = read_attribute(self.block / "dev").partition(":")
+        return _number(major), _number(minor)
+
+    @property
     def writes_in_flight(self) -> int:
         """Writes outstanding on the device, whoever sent them (Documentation/block/stat.rst)."""
         words = read_attribute(self.block / "inflight").split()

@@ -46,6 +46,7 @@ class Disks:
 
     def __init__(self, folder: Path, count: int = DISKS, sectors: int = DISK_SECTORS) -> None:
         self._folder, self._sectors = folder, sectors
+        self.notes = folder / "notes"
         self._broken: set[int] = set()
         self._loops: dict[int, str] = {}
         sh("modprobe", "-a", "loop", "dm-delay")
@@ -119,7 +120,7 @@ class KernelLab:
     def __init__(self, disks: Disks) -> None:
         self.disks = disks
         self.gate_open = True
-        self.driver = KernelDriver(self._check_gate)
+        self.driver = KernelDriver(self._check_gate, notes_dir=disks.notes)
         self.driver.listen(self)
         self._failures: list[tuple[DeviceId, str]] = []
         self._changed = asyncio.Event()
