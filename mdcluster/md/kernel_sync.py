@@ -79,10 +79,10 @@ class KernelSync:
 
     def _begin(self) -> None:
         put, at = self._array.dir.write, self._md_position(self.position_sectors)
-        if self.kind is SyncKind.RECOVER:
-            self._array.balance()
-        elif self.kind in _BY_BITMAP:
+        if self.kind in _BY_BITMAP:
             put("resync_start", 0)
+        else:
+            self._array.balance()
         put("sync_max", "max")
         put("sync_min", at if self.kind in (SyncKind.CHECK, SyncKind.REPAIR) else 0)
         put("sync_max", at)
