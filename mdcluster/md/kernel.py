@@ -249,7 +249,9 @@ class KernelDriver:
             return
         try:
             await self._workers.run(
-                f"holds of {target.dir.name}", self._hold_deadline_ms, target.suspend
+                f"holds of {target.dir.name}",
+                self._hold_deadline_ms,
+                partial(target.suspend, self._hold_deadline_ms / 1000),
             )
         except AccessLateError as error:
             if why := target.held_by_failure() or target.unanswered:

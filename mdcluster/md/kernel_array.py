@@ -46,7 +46,7 @@ SPEED_KIB: Final = 10_000_000
 """md's own throttle sleeps while ranges are held: the pace is that of the windows."""
 BITMAP_AGE_S: Final = 5
 TRY_S: Final = 0.005
-GIVE_UP_S: Final = 5.0
+GIVE_UP_S: Final = 10.0
 _PENDING: Final = "write-pending"
 _PASSING: Final = (errno.EBUSY, errno.EAGAIN)
 
@@ -536,14 +536,18 @@ class KernelArray:
 
     # --- holds -----------------------------------------------------------------------------
 
-    def suspend(self) -> None:
+    def suspend(self, patience_s: float = GIVE_UP_S) -> None:
         """Make md hold what is to be held: [0, end) or `held_sectors`; what was in flight has
         returned then. Old and new are both held wherever they meet.
 
-        While a failure is pending it waits, GIVE_UP_S at most: md may never come back from it.
+        While a failure is pending it waits, patience_s at most: md may never come back from it.
         """
         with self._suspending:
-            self.until(lambda: not self.held_by_failure(), "failure pending: it was not released")
+            self.until(
+                lambda: not self.held_by_failure(),
+                "failure pending: it was not released",
+                patience_s,
+            )
             old, new = self.dir.suspended_sectors, self._to_hold()
             for attribute, value in moves(old, new):
                 self.dir.write(attribute, value)
@@ -622,12 +626,14 @@ class KernelArray:
                     raise
             time.sleep(TRY_S)
 
-    def until(self, condition: Callable[[], bool], problem: str) -> None:
-        """DriverError with the problem after GIVE_UP_S."""
-        end_s = time.monotonic() + GIVE_UP_S
+    def until(
+        self, condition: Callable[[], bool], problem: str, patience_s: float = GIVE_UP_S
+    ) -> None:
+        """DriverError with the problem if it does not come in time."""
+        end_s = time.monotonic() + patience_s
         while not condition():
             if time.monotonic() >= end_s:
-                raise DriverError(f"array {self.name}: {problem} within {GIVE_UP_S:g} s")
+                raise DriverError(f"array {self.name}: {problem} within {patience_s:g} s")
             time.sleep(TRY_S)
 
 

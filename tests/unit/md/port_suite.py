@@ -24,7 +24,7 @@ CHUNK_SECTORS = 128  # of the bitmap
 DATA_OFFSET_SECTORS = 2048
 SIZE_SECTORS = 4096  # of each member
 SLOT_SECTORS = (1024, 1032, 1040)
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 class Lab(Protocol):

@@ -120,7 +120,12 @@ class KernelLab:
     def __init__(self, disks: Disks) -> None:
         self.disks = disks
         self.gate_open = True
-        self.driver = KernelDriver(self._check_gate, notes_dir=disks.notes)
+        self.driver = KernelDriver(
+            self._check_gate,
+            write_deadline_ms=60_000,
+            hold_deadline_ms=60_000,
+            notes_dir=disks.notes,
+        )
         self.driver.listen(self)
         self._failures: list[tuple[DeviceId, str]] = []
         self._changed = asyncio.Event()
