@@ -1,10 +1,11 @@
 """The kernel's md as a driver of the port: arrays that other programs use as /dev/md/NAME.
 
-What is done to an array stands in :mod:`mdcluster.md.kernel_array` (members, holds, reads),
-`kernel_sync` (copying), `kernel_bits` (the bitmap) and `kernel_watch` (failures, held writes). Here
-each call gets its thread: those of one array run one after the other, but for holds, which drain
-writes that may need the next call, and for copying. A thread that the kernel does not give back is
-lost, and said so; nothing waits for it longer than its deadline.
+What is done to an array stands in :mod:`mdcluster.md.kernel_array` (its life), `kernel_members`,
+`kernel_state` (holds, reads), `kernel_sync` (copying), `kernel_bits` (the bitmap) and
+`kernel_watch` (failures, held writes). Here each call gets its thread: those of one array run one
+after the other, but for holds, which drain writes that may need the next call, and for copying. A
+thread that the kernel does not give back is lost, and said so; nothing waits for it longer than
+its deadline.
 """
 
 import asyncio
@@ -28,8 +29,9 @@ from mdcluster.md.driver import (
     HungError,
     SyncStep,
 )
-from mdcluster.md.kernel_array import DEV, KIND, KernelArray
+from mdcluster.md.kernel_array import KIND, KernelArray
 from mdcluster.md.kernel_notes import read_notes
+from mdcluster.md.kernel_state import DEV
 from mdcluster.md.kernel_sync import KernelSync, next_dirty
 from mdcluster.md.kernel_watch import Watch
 from mdcluster.md.raid import GeometryError

@@ -15,7 +15,7 @@ from mdcluster.metadata.device import DeviceReader
 from mdcluster.metadata.errors import MetadataError
 
 if TYPE_CHECKING:
-    from mdcluster.md.kernel_array import KernelArray
+    from mdcluster.md.kernel_state import KernelState
 
 TEXT_BYTES_MAX: Final = 4000
 """One write to a sysfs attribute is at most a page."""
@@ -25,7 +25,7 @@ _SECTOR: Final = 512
 class OwnSlot:
     """offset_sectors: where the slot lies on each member."""
 
-    def __init__(self, array: "KernelArray", offset_sectors: int) -> None:
+    def __init__(self, array: "KernelState", offset_sectors: int) -> None:
         self.offset_sectors = offset_sectors
         self._array = array
         self._chunk = array.state.bitmap_chunk_sectors

@@ -18,7 +18,8 @@ from typing import Final
 
 from mdcluster.core.model import SyncKind
 from mdcluster.md.driver import DriverError, GateCheck, SyncStep
-from mdcluster.md.kernel_array import Attached, KernelArray
+from mdcluster.md.kernel_members import KernelMembers
+from mdcluster.md.kernel_state import Attached
 
 LOOK_MS: Final = 20
 """How often to look when md tells nothing (sync_completed is notified at most stops)."""
@@ -36,7 +37,7 @@ class KernelSync:
     """One started sync; positions are sync positions (see :mod:`mdcluster.md.raid`)."""
 
     def __init__(
-        self, array: KernelArray, kind: SyncKind, position_sectors: int, gate_check: GateCheck
+        self, array: KernelMembers, kind: SyncKind, position_sectors: int, gate_check: GateCheck
     ) -> None:
         self.kind = kind
         self.position_sectors = self.limit_sectors = position_sectors
@@ -274,7 +275,7 @@ class KernelSync:
         return self._copy_range(0, position)[1]
 
 
-def next_dirty(array: KernelArray, from_sectors: int) -> int:
+def next_dirty(array: KernelMembers, from_sectors: int) -> int:
     """The next sync position that is to be copied by the bitmap; the size of a member if none."""
     size = array.geometry.size_sectors
     lo, _ = array.geometry.copy_range(from_sectors, size)

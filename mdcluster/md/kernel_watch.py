@@ -20,7 +20,7 @@ from typing import Final
 
 from mdcluster.core.model import DeviceId
 from mdcluster.md.driver import DriverError
-from mdcluster.md.kernel_array import Attached, KernelArray, status_of
+from mdcluster.md.kernel_state import Attached, KernelState, status_of
 
 LOOK_MS: Final = 200
 SAMPLE_GAP_S: Final = 0.1
@@ -33,7 +33,7 @@ Report = Callable[[DeviceId, str], None]
 class Watch:
     """The two threads of one array, from `start` to `stop`."""
 
-    def __init__(self, array: KernelArray, report: Report) -> None:
+    def __init__(self, array: KernelState, report: Report) -> None:
         self._array = array
         self._report = report
         self._told: set[DeviceId] = set()

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from mdcluster.core.model import DeviceId
 from mdcluster.md import ioctl
 from mdcluster.md.driver import DriverError
-from mdcluster.md.kernel_array import moves
 from mdcluster.md.kernel_notes import Notes, read_notes, write_notes
+from mdcluster.md.kernel_state import moves
 from tests.unit.md.port_suite import ARRAY
 
 END = 12

@@ -1,0 +1,330 @@
+"""An array in the kernel's md as it is now: what it shows, holds, and where reads go. Blocking.
+
+Rules of this file:
+
+* ``active`` is written under `answering`, and only while `activated`: whoever fails a member takes
+  that away first, so that nothing held is released behind its back;
+* no range is suspended while a failure is pending: Linux 6.1 would wait for ever.
+"""
+
+import errno
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mdcluster.core.model import ArrayState, DeviceId, Member
+from mdcluster.md.driver import DriverError, MemberStatus
+from mdcluster.md.kernel_bits import OwnSlot
+from mdcluster.md.raid import Geometry, geometry_of
+from mdcluster.md.sysfs import SYS, ArrayDir, AttributeFault, MemberDir
+
+DEV: Final = Path("/dev")
+TRY_S: Final = 0.005
+GIVE_UP_S: Final = 10.0
+_PENDING: Final = "write-pending"
+_PASSING: Final = (errno.EBUSY, errno.EAGAIN)
+
+
+def md_name(name: str) -> str:
+    """The kernel's name of an array: the same on every host."""
+    return f"md_{name}"
+
+
+@dataclass(eq=False, slots=True)
+class Attached:
+    """A member that the kernel has. good: in sync by a commit; md may see that earlier."""
+
+    entry: Member
+    path: str
+    number: tuple[int, int]
+    dir: MemberDir
+    good: bool
+    failed: bool = False  # `fail` was called
+    changing: bool = False  # we make it faulty for a moment ourselves
+
+    @property
+    def device(self) -> DeviceId:
+        return self.entry.device
+
+
+class KernelState:
+    """notes_dir: for those who take it over. root, dev: where sysfs and the device nodes are."""
+
+    def __init__(
+        self,
+        state: ArrayState,
+        *,
+        read_only: bool,
+        notes_dir: Path,
+        root: Path = SYS,
+        dev: Path = DEV,
+    ) -> None:
+        self.state = state
+        self.geometry: Geometry = geometry_of(state)
+        self.read_only = read_only
+        self.dir = ArrayDir(md_name(state.name), root)
+        self.members: dict[DeviceId, Attached] = {}
+        self.slot: OwnSlot | None = None
+        self.pinned = True
+        self.held_sectors = (0, 0)
+        self.all_held = False
+        self.activated = False
+        self.syncing = False
+        self.was_degraded = False  # md has marked what it wrote meanwhile as needed
+        self.answering = threading.Lock()
+        self._suspending = threading.Lock()
+        self._whole = False
+        self.members_changed: Callable[[], None] = lambda: None
+        self._root, self._dev = root, dev
+        self._notes = notes_dir / f"{self.dir.name}.json"
+        self._thread: Path | None = None  # of the raid thread in /proc
+
+    @property
+    def name(self) -> str:
+        return self.state.name
+
+    @property
+    def device_path(self) -> str:
+        """The block device of the array."""
+        return str(self._dev / self.dir.name)
+
+    # --- looking -------------------------------------------------------------------------------
+
+    def member_statuses(self) -> tuple[MemberStatus, ...]:
+        """In the order of roles, spares last."""
+        found = sorted(
+            self.members.values(), key=lambda m: (m.entry.role < 0, m.entry.role, m.entry.number)
+        )
+        return tuple(status_of(member) for member in found)
+
+    @property
+    def holders(self) -> int:
+        """Devices of the kernel that stand on it. (Mounts and programs show when it is stopped.)"""
+        try:
+            return len(os.listdir(self.dir.path.parent / "holders"))
+        except OSError:
+            return 0
+
+    @property
+    def write_pending(self) -> bool:
+        return self.dir.state == _PENDING
+
+    @property
+    def writes_in_flight(self) -> int:
+        """On members that are not faulty."""
+        return sum(
+            m.dir.writes_in_flight for m in self.members.values() if "faulty" not in m.dir.flags
+        )
+
+    @property
+    def thread_idle(self) -> bool:
+        """Whether the raid thread sleeps: no failed access is being repeated."""
+        if self._thread is None:
+            self._thread = self._find_thread()
+        try:
+            text = (self._thread / "stat").read_text() if self._thread else ""
+        except OSError:
+            self._thread = None
+            return False
+        state = re.search(r"\) (\S)", text)
+        return state is not None and state[1] in "SI"
+
+    def _find_thread(self) -> Path | None:
+        """md_register_thread of drivers/md/md.c names it so; kernels since 5.17 show all of it."""
+        wanted = f"{self.dir.name}_raid{self.state.level}"
+        for place in Path("/proc").iterdir():
+            try:
+                if place.name.isdecimal() and (place / "comm").read_text().strip() == wanted:
+                    return place
+            except OSError:
+                continue
+        return None
+
+    def held_by_failure(self) -> str:
+        """Which member's failure is not released yet, in words ('' for none)."""
+        for member in self.members.values():
+            status = status_of(member)
+            if status.blocked or (status.unacknowledged_errors and not status.faulty):
+                return f"the failure of {member.path} is pending"
+        return ""
+
+    @property
+    def unanswered(self) -> str:
+        """Why md lets nobody write although nothing has failed, in words ('' if it does)."""
+        waits = self.write_pending and not self.activated
+        return "writes wait until the array is activated" if waits else ""
+
+    @property
+    def calm(self) -> bool:
+        """No failure, nothing on its way: nothing can be hidden behind a write-pending."""
+        return not self.held_by_failure() and self.thread_idle and not self.writes_in_flight
+
+    # --- members -------------------------------------------------------------------------------
+
+    def attached(self, device: DeviceId) -> Attached:
+        member = self.members.get(device)
+        if member is None:
+            raise DriverError(f"array {self.name}: device {device} is not attached on this node")
+        return member
+
+    def is_last_good(self, member: Attached) -> bool:
+        """Whether data would be lost to reads without it."""
+        good = {
+            m.entry.role
+            for m in self.members.values()
+            if m is not member and m.good and not m.failed and "faulty" not in m.dir.flags
+        }
+        return member.good and any(
+            member.entry.role in roles and roles.isdisjoint(good) for roles in self.geometry.groups
+        )
+
+    def activate(self) -> None:
+        """Admit writes, and release the held ones, unless a failure is (again) pending."""
+        with self.answering:
+            if self.read_only or self.held_by_failure():
+                return
+            self.activated = True
+            self.dir.write("array_state", "active")
+
+    def answer(self) -> None:
+        """The same for a write-pending that came by itself: if it was activated before."""
+        with self.answering:
+            if self.activated and not self.held_by_failure() and self.write_pending:
+                self.dir.write("array_state", "active")
+
+    # --- holds -----------------------------------------------------------------------------
+
+    def suspend(self, patience_s: float = GIVE_UP_S) -> None:
+        """Make md hold what is to be held: [0, end) or `held_sectors`; what was in flight has
+        returned then. Old and new are both held wherever they meet.
+
+        While a failure is pending it waits, patience_s at most: md may never come back from it.
+        """
+        with self._suspending:
+            self.until(
+                lambda: not self.held_by_failure(),
+                "failure pending: it was not released",
+                patience_s,
+            )
+            old, new = self.dir.suspended_sectors, self._to_hold()
+            for attribute, value in moves(old, new):
+                self.dir.write(attribute, value)
+
+    @property
+    def holds_as_asked(self) -> bool:
+        lo, hi = self._to_hold()
+        held_lo, held_hi = self.dir.suspended_sectors
+        return (held_lo, held_hi) == (lo, hi) or (lo >= hi and held_lo >= held_hi)
+
+    def _to_hold(self) -> tuple[int, int]:
+        if self.all_held or self._whole:
+            return 0, self.geometry.array_sectors
+        return self.held_sectors
+
+    @contextmanager
+    def whole_held(self) -> Iterator[None]:
+        """All writes wait within. Of an array that was not activated they do so anyway."""
+        self._whole = self.activated
+        try:
+            if self._whole:
+                self.suspend()
+            yield
+        finally:
+            if self._whole:
+                self._whole = False
+                self.suspend()
+
+    # --- where reads go ----------------------------------------------------------------------
+
+    def write_pin(self) -> None:
+        """Below resync_start md balances, above it reads the first member in sync (raid1.c,
+        read_balance). While a sync runs it is the sync's position."""
+        if not self.syncing:
+            self.dir.write("resync_start", 0 if self.pinned else "none")
+            self._read_mostly(None)
+
+    def balance(self) -> None:
+        """Nothing to be resynced, for md: or it would begin that as soon as it is not frozen, and
+        since Linux 6.11 before any recovery; and a raid10 takes no member before (raid10_add_disk).
+
+        Reads of a raid1 go to the first member in sync all the same: the others are write-mostly.
+        """
+        if self.pinned and self.state.level == 1:
+            good = [m for m in self.members.values() if m.good and "in_sync" in m.dir.flags]
+            self._read_mostly(min(good, key=lambda m: m.entry.role, default=None))
+        self.dir.write("resync_start", "none")
+
+    def _read_mostly(self, first: Attached | None) -> None:
+        """From this one; None: from all."""
+        for member in self.members.values():
+            avoided = first is not None and member is not first and member.good
+            if avoided != ("write_mostly" in member.dir.flags):
+                member.dir.write("state", "writemostly" if avoided else "-writemostly")
+
+    @contextmanager
+    def balanced(self) -> Iterator[None]:
+        """`balance` within, `write_pin` behind it."""
+        self.balance()
+        try:
+            yield
+        finally:
+            self.write_pin()
+
+    # --- patience --------------------------------------------------------------------------
+
+    def retry(self, step: Callable[[], None]) -> None:
+        """Until md has finished with the member; AttributeFault of the last try."""
+        end_s = time.monotonic() + GIVE_UP_S
+        while True:
+            try:
+                step()
+                return
+            except AttributeFault as error:
+                if time.monotonic() >= end_s or error.errno not in _PASSING:
+                    raise
+            time.sleep(TRY_S)
+
+    def until(
+        self, condition: Callable[[], bool], problem: str, patience_s: float = GIVE_UP_S
+    ) -> None:
+        """DriverError with the problem if it does not come in time."""
+        end_s = time.monotonic() + patience_s
+        while not condition():
+            if time.monotonic() >= end_s:
+                raise DriverError(f"array {self.name}: {problem} within {patience_s:g} s")
+            time.sleep(TRY_S)
+
+
+def status_of(member: Attached) -> MemberStatus:
+    """As the kernel has it now; one that vanished from under us is faulty."""
+    entry, place = member.entry, member.dir
+    try:
+        flags, errors = place.flags, len(place.unacknowledged)
+    except AttributeFault:
+        flags, errors = frozenset({"faulty"}), 0
+    faulty = "faulty" in flags and not member.changing
+    return MemberStatus(
+        member.device,
+        entry.role,
+        in_sync=member.good and "in_sync" in flags,
+        faulty=faulty,
+        blocked="blocked" in flags,
+        unacknowledged_errors=0 if faulty else errors,
+    )
+
+
+def moves(old: tuple[int, int], new: tuple[int, int]) -> list[tuple[str, int]]:
+    """The writes that take the suspended range from old to new, in an order that always holds
+    what both have in common (each write is in force, and drained, when it returns)."""
+    (old_lo, old_hi), (lo, hi) = old, new
+    if lo >= hi:
+        return [("suspend_hi", 0)] * (old_hi != 0) + [("suspend_lo", 0)] * (old_lo != 0)
+    low = [("suspend_lo", lo)] * (lo != old_lo)
+    high = [("suspend_hi", hi)] * (hi != old_hi)
+    return low + high if old_lo >= old_hi or lo < old_lo else high + low
