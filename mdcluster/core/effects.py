@@ -2,7 +2,8 @@
 
 The contract: effects are carried out in order, in one lane. What stands behind a Persist
 waits until that is durable (persist before send). Exempt, at once, are urgent sends
-(heartbeats: they promise nothing that must be durable), SetTimer, OpenGate and ShutGate.
+(heartbeats: they promise nothing that must be durable), SetTimer, OpenGate, ShutGate and
+AllowFeeding.
 Effects that take time (driver, fencing) are started in order and complete by an event of
 their own. Those of one array run one after the other, but for two that only start in that
 order: a HoldRange drains writes that may need the next Apply, a LimitSync copies for long.
@@ -26,6 +27,10 @@ from mdcluster.core.model import (
     Stamp,
     SyncKind,
 )
+
+NEVER = -1
+ALWAYS = 1 << 62
+"""As times of a clock in milliseconds."""
 
 # --- messages, memory, time --------------------------------------------------------------
 
@@ -55,7 +60,7 @@ class SetTimer:
     at_ms: int
 
 
-# --- the gate ----------------------------------------------------------------------------
+# --- the gate, the watchdog ----------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,13 @@ class OpenGate:
 @dataclass(frozen=True, slots=True)
 class ShutGate:
     pass
+
+
+@dataclass(frozen=True, slots=True)
+class AllowFeeding:
+    """The watchdog of this host may be fed until this time of its clock (ALWAYS: for good)."""
+
+    until_ms: int
 
 
 # --- members, through the gate (writer only) ----------------------------------------------
@@ -258,9 +270,17 @@ class StopSync:
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """-> Fenced or FenceWaits."""
+    """-> Fenced or FenceWaits, with the same heard_ms.
+
+    name: the node's line of clusterips. heard_ms: since when, on this node's clock, it has had
+    no request of that life that it could grant. succeeded_ms: when it first saw the node live
+    another life, or NEVER.
+    """
 
     life: Life
+    name: str
+    heard_ms: int
+    succeeded_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +317,7 @@ Effect = (
     | SetTimer
     | OpenGate
     | ShutGate
+    | AllowFeeding
     | WriteSuperblocks
     | WriteNonces
     | DropNonces

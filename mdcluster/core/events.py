@@ -212,10 +212,14 @@ class MemberFailed:
 
 @dataclass(frozen=True, slots=True)
 class Fenced:
-    """Stopped for certain, and nothing that life sent can still land."""
+    """Stopped for certain, and nothing that life sent can still land.
+
+    heard_ms: that of the Fence; what is confirmed is void if the life was heard since.
+    """
 
     life: Life
     how: str
+    heard_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +228,7 @@ class FenceWaits:
 
     life: Life
     why: str
+    heard_ms: int
 
 
 Event = (

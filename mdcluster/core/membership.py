@@ -8,13 +8,17 @@ Rules of this file:
   holds the writes of all its arrays;
 * silence proves nothing: a silent node is suspect, then evicted, but what depends on its
   end waits until a fence provider confirms it, or it answers again;
+* a provider that goes by time counts from the last request for an I/O lease that could be
+  granted: nothing else that a node says lets it write for longer. So a life that is to be
+  fenced although it beats is granted nothing from then on, and a confirmation is void if a
+  request came while it was made;
 * a node has answered in a term once it has reported: what it runs, holds and knows, after
   its own copying has ended.
 """
 
 from collections.abc import Callable
 
-from mdcluster.core.effects import Fence, HoldAll
+from mdcluster.core.effects import NEVER, Fence, HoldAll
 from mdcluster.core.election import Election
 from mdcluster.core.env import Env
 from mdcluster.core.events import Fenced, FenceWaits
@@ -27,9 +31,10 @@ FENCED_MAX = 256
 
 
 class Peer:
-    """What the writer knows of one other node in this term."""
+    """What the writer knows of one other node in this term, of its present life."""
 
     def __init__(self, now_ms: int) -> None:
+        self.since_ms = now_ms
         self.last_ack_ms = now_ms
         self.acked = False  # at all, in this term
         self.ask = 0
@@ -58,13 +63,15 @@ class Membership:
         self._on_fenced = on_fenced
         self._behind = behind
         self.lives: dict[NodeId, Life] = {}  # as the mesh last saw them
+        self._seen_ms = {env.me.node: env.now_ms}  # since when it has seen that very life
         self.up: set[NodeId] = set()
         # as the writer
         self.peers: dict[NodeId, Peer] = {}
         self.reports: dict[Life, Report] = {}
         self.fencing: dict[Life, str] = {}
         self.fenced: dict[Life, str] = {}
-        self._condemned: set[Life] = set()  # to be fenced although they beat
+        self._condemned: dict[Life, int] = {}  # to be fenced though they beat; last heard
+        self._term_ms = 0  # when this node's term as writer began
         # as anybody
         self.suspects: frozenset[NodeId] = frozenset()
         self._ask = 0
@@ -76,6 +83,9 @@ class Membership:
     # --- the mesh ------------------------------------------------------------------------
 
     def peer_up(self, life: Life, name: str) -> None:
+        if self.lives.get(life.node) != life:
+            self._seen_ms[life.node] = self._env.now_ms
+            self.peers.pop(life.node, None)  # what the former life asked for is not granted
         self.lives[life.node] = life
         self.up.add(life.node)
         self._env.names[life.node] = name
@@ -92,7 +102,7 @@ class Membership:
 
     def begin_term(self) -> None:
         """Just elected: nobody has answered yet; silence counts from now."""
-        now = self._env.now_ms
+        now = self._term_ms = self._env.now_ms
         known = set(self.up) | {life.node for life in self.listed()}
         known.discard(self._env.me.node)
         self.peers = {node: Peer(now) for node in known}
@@ -104,7 +114,7 @@ class Membership:
         self.peers = {}
         self.reports = {}
         self.fencing = {}
-        self._condemned = set()
+        self._condemned = {}
         self._env.timers.cancel(("beat",))
         self._env.timers.cancel_all("fence")
 
@@ -117,9 +127,14 @@ class Membership:
         grants = self._election.ready and self._election.has_lease
         suspects = tuple(sorted(self.unsettled))
         for node in sorted(self.up):
-            ask = self.peers[node].ask if grants and node in self.peers else 0
+            ask = self._grantable(node) if grants else 0
             self._env.send(node, Beat(self._ledger.term, round_, ask, suspects), urgent=True)
         self._env.after(("beat",), self._env.timing.heartbeat_ms)
+
+    def _grantable(self, node: NodeId) -> int:
+        """The request of this node that may be granted now (0: none)."""
+        peer = self.peers.get(node)
+        return 0 if peer is None or self.lives[node] in self._condemned else peer.ask
 
     def on_beat_ack(self, sender: Life, msg: BeatAck) -> None:
         if sender in self.fenced:
@@ -213,14 +228,26 @@ class Membership:
 
     def condemn(self, life: Life) -> None:
         """It beats, but cannot do what was committed: fenced unless it does so first."""
-        self._condemned.add(life)
+        self._condemned.setdefault(life, self.heard_ms(life))
         self.evict(life)
 
     def pardon(self, life: Life) -> None:
         """It has applied what it could not."""
         if life in self._condemned:
-            self._condemned.discard(life)
+            del self._condemned[life]
             self.fencing.pop(life, None)
+
+    def heard_ms(self, life: Life) -> int:
+        """Since when no request of this life came that was, or may yet be, granted.
+
+        At the latest since this term began: a writer before this one granted nothing later.
+        """
+        if life in self._condemned:
+            return self._condemned[life]
+        peer = self.peers.get(life.node)
+        if peer is None:
+            return self._term_ms
+        return peer.last_ack_ms if self.lives.get(life.node) == life else peer.since_ms
 
     def evict(self, life: Life) -> None:
         """Have a silent life fenced; whoever waits for it goes on when that is confirmed."""
@@ -230,7 +257,14 @@ class Membership:
         if life not in self._condemned:
             self.reports.pop(life, None)
         self._env.notify("node_evicted", node=life.node, name=self._env.name_of(life.node))
-        self._env.emit(Fence(life))
+        self._ask_providers(life)
+
+    def _ask_providers(self, life: Life) -> None:
+        voter = self._ledger.cluster.voter(life.node)
+        name = voter.name if voter is not None else self._env.name_of(life.node)
+        present = self._env.me if life.node == self._env.me.node else self.lives.get(life.node)
+        succeeded_ms = self._seen_ms[life.node] if present not in (None, life) else NEVER
+        self._env.emit(Fence(life, name, self.heard_ms(life), succeeded_ms))
 
     def on_fence_waits(self, ev: FenceWaits) -> None:
         if ev.life in self.fencing:
@@ -239,20 +273,27 @@ class Membership:
 
     def on_fence_timer(self, life: Life) -> None:
         if self._election.is_writer and life in self.fencing:
-            self._env.emit(Fence(life))
+            self._ask_providers(life)
 
     def on_confirmed(self, ev: Fenced) -> None:
         if ev.life not in self.fencing:
             return  # it has answered meanwhile, or this node is no writer any more
-        del self.fencing[ev.life]
-        self._condemned.discard(ev.life)
+        if ev.heard_ms == self.heard_ms(ev.life):
+            self._end(ev.life, ev.how)
+        else:
+            self._ask_providers(ev.life)  # it had answered in between, and fell silent again
+
+    def _end(self, life: Life, how: str) -> None:
+        """This life is over for certain."""
+        del self.fencing[life]
+        self._condemned.pop(life, None)
         if len(self.fenced) >= FENCED_MAX:
             del self.fenced[next(iter(self.fenced))]
-        self.fenced[ev.life] = ev.how
-        self.reports.pop(ev.life, None)
-        self._env.notify("node_fenced", node=ev.life.node, how=ev.how)
+        self.fenced[life] = how
+        self.reports.pop(life, None)
+        self._env.notify("node_fenced", node=life.node, how=how)
         if self._election.is_writer:
-            self._on_fenced(ev.life)
+            self._on_fenced(life)
 
     def lives_of(self, node: NodeId) -> set[Life]:
         """All lives of a node that are known here: as the mesh saw it last, and as listed."""
@@ -263,7 +304,7 @@ class Membership:
     def vouch(self, life: Life) -> None:
         """An administrator says this life is dead: believed only of one that is silent."""
         if life in self.fencing:
-            self.on_confirmed(Fenced(life, "vouched for by an administrator"))
+            self._end(life, "vouched for by an administrator")
 
     # --- beats: everybody else --------------------------------------------------------------
 

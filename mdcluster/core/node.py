@@ -7,6 +7,7 @@ Nothing is decided here that has a file of its own:
     commits.py     the writer's pipelines             rounds.py, preparing.py  before a commit
     keeper.py      the writer's own initiative        resync.py, holds.py      windows
     asks.py        proposals that begin here          pins.py       stable reads
+    feeding.py     until when the watchdog is fed
     responder.py   its part in a writer's rounds      departures.py failures, leaving, stopping
     view.py        what people may see
 
@@ -60,6 +61,7 @@ from mdcluster.core.events import (
     SyncStopped,
     Tick,
 )
+from mdcluster.core.feeding import Feeding
 from mdcluster.core.holds import Holds
 from mdcluster.core.keeper import Keeper
 from mdcluster.core.ledger import Ledger, without_gone
@@ -251,7 +253,8 @@ class Node:
         )
         self.asks = Asks(env, self.known_writer, lambda: self.ledger.term, self.why_no_writer)
         self.departures = Departures(env, self.replica, self.holds, self.asks, self._runs_here)
-        self.responder = Responder(env, self.departures)
+        self.feeding = Feeding(env, self.ledger, self.replica)
+        self.responder = Responder(env, self.departures, self.feeding)
         self.pins = Pins(env)
 
     # --- the contract -------------------------------------------------------------------
@@ -280,6 +283,7 @@ class Node:
         self._try_report()
         if self.election.handing_over is None:
             self.departures.try_stop()
+        self.feeding.tend(self.membership.io_lease_until_ms)
         effects = self.env.take_effects()
         for effect in effects:
             if isinstance(effect, GATED):

@@ -241,6 +241,11 @@ class Replica:
         if entry is not None:
             self._start(entry)
 
+    @property
+    def busy(self) -> bool:
+        """Whether the driver is bringing some array to a state, or stopping one."""
+        return bool(self._applying or self._leaving)
+
     def failures_pending(self, array: ArrayId) -> bool:
         """Whether writes of this array are held by a failure here."""
         return bool(self._held_by.get(array)) or array in self._unlocking

@@ -10,6 +10,7 @@ from mdcluster.core.departures import SHUTTING_DOWN, Departures
 from mdcluster.core.effects import ForgetPrepared, PrepareDevices, ProbeMember
 from mdcluster.core.env import Env
 from mdcluster.core.events import Prepared, Probed
+from mdcluster.core.feeding import Feeding
 from mdcluster.core.messages import Abandon, Prepare, PrepareReply, Probe, ProbeReply
 from mdcluster.core.model import Life, NodeId
 from mdcluster.core.rounds import ROUNDS_MAX
@@ -20,9 +21,10 @@ TIMER = "prepared"
 class Responder:
     """The rounds this node takes part in, by op: who asked, in which term."""
 
-    def __init__(self, env: Env, departures: Departures) -> None:
+    def __init__(self, env: Env, departures: Departures, feeding: Feeding) -> None:
         self._env = env
         self._departures = departures
+        self._feeding = feeding
         self._asked_by: dict[int, tuple[NodeId, int]] = {}
 
     def on_prepare(self, sender: Life, msg: Prepare) -> None:
@@ -35,6 +37,7 @@ class Responder:
             self._env.after((TIMER, str(msg.op)), 2 * self._env.timing.prepare_deadline_ms)
         else:
             self._departures.prepares(msg.array)
+            self._feeding.prepares(msg.array)
         self._env.emit(PrepareDevices(msg.op, msg.array, msg.claims, msg.stopping))
 
     def _why_not(self, msg: Prepare) -> str:

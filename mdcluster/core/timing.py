@@ -25,6 +25,9 @@ CLOCK_TICK_MS = 1
 SPREAD_MIN_MS = 100
 """Least spread of the election time-outs: a vote round on a LAN, with the fsync of a promise."""
 
+WATCHDOG_PERIODS = 3
+"""Watchdog periods that may pass from the last feed within the lease to the reset."""
+
 WATCHDOG_STEP_MS = 1000
 """Linux sets a watchdog in whole seconds (WDIOC_SETTIMEOUT, Documentation/watchdog)."""
 
@@ -107,14 +110,28 @@ class Timing:
     def watchdog_fence_ms(self) -> int | None:
         """When a silent node is fenced by its watchdog, or None if there is no watchdog.
 
-        Counted by the writer from the node's last receipt, or from its own election. The
-        watchdog counts twice: a node frozen between its check and the feed that follows
-        feeds once more, up to one watchdog period late.
+        Counted by the writer from the last request of the node that it may have granted, or
+        from its own election. The watchdog counts three times: a node frozen between its check
+        and the feed that follows feeds once more, up to one watchdog period late; the kernel
+        itself feeds once more when the process ends and its device is closed
+        (watchdog_release in drivers/watchdog/watchdog_dev.c), up to one more period later; the
+        last period ends in the reset. docs/adr/0010.
         """
         if self.watchdog_ms == 0:
             return None
-        silent_ms = self.io_lease_ms + self.grace_ms + 2 * self.watchdog_ms
+        silent_ms = self.io_lease_ms + self.grace_ms + WATCHDOG_PERIODS * self.watchdog_ms
         return self.outlast(silent_ms + self.device_timeout_ms)
+
+    @property
+    def watchdog_feed_ms(self) -> int:
+        """From one feed of the watchdog to the next."""
+        return self.watchdog_ms // 4
+
+    @property
+    def landed_ms(self) -> int:
+        """When nothing can land any more of what a host sent to a device, by any clock, counted
+        from when the host is known to have stopped."""
+        return self.outlast(self.device_timeout_ms)
 
 
 _MINUTE_MS = 60_000
@@ -295,13 +312,26 @@ RULES: tuple[Rule, ...] = (
         "an election reboots nobody",
         "2 x (2 x election_max_ms - election_min_ms) on any clock",
         lambda t: t.outlast(2 * (2 * t.election_max_ms - t.election_min_ms)),
-        "io_lease_usable_ms + grace_ms + watchdog_ms",
-        lambda t: t.io_lease_usable_ms + t.grace_ms + t.watchdog_ms,
-        "While there is no writer no I/O lease is renewed; one failed election and a second good "
-        "one must pass before the watchdog of a healthy node fires. A voter of lower priority "
-        "stands one spread later than election_max_ms.",
+        "lease_usable_ms + grace_ms + 3/4 watchdog_ms",
+        lambda t: t.lease_usable_ms + t.grace_ms + t.watchdog_ms - t.watchdog_feed_ms,
+        "While there is no writer no I/O lease is renewed, and the old writer's ends with its "
+        "lease; one failed election and a second good one must pass before the watchdog of a "
+        "healthy node, fed every quarter of its time, fires. A voter of lower priority stands "
+        "one spread later than election_max_ms.",
         raises=("watchdog_ms",),
         lowers=("election_max_ms",),
+        of_watchdog=True,
+    ),
+    Rule(
+        "the writer's own I/O",
+        "lease_ms",
+        lambda t: t.lease_ms,
+        "io_lease_ms",
+        lambda t: t.io_lease_ms,
+        "The writer's lease is its own I/O lease, too. After a hand-over, before that lease has "
+        "ended, its successor counts io_lease_ms for it as for everybody else.",
+        raises=("io_lease_ms",),
+        lowers=("lease_ms",),
         of_watchdog=True,
     ),
     Rule(
@@ -389,8 +419,11 @@ def proof(timing: Timing) -> list[str]:
         f"io_lease_usable_ms = {timing.io_lease_usable_ms}: io_lease_ms less drift.",
         "watchdog_fence_ms: none, there is no watchdog; a silent node needs another fence."
         if fence_ms is None
-        else f"watchdog_fence_ms = {fence_ms}: io_lease_ms + grace_ms + 2 x watchdog_ms + "
-        "device_timeout_ms, plus drift of both clocks.",
+        else f"watchdog_fence_ms = {fence_ms}: io_lease_ms + grace_ms + {WATCHDOG_PERIODS} x "
+        "watchdog_ms (a late feed, the feed of the kernel when the process ends, the reset) + "
+        "device_timeout_ms, plus drift of both clocks, since the node's last request.",
+        f"landed_ms = {timing.landed_ms}: device_timeout_ms plus drift; when a host is known to "
+        "have stopped, nothing it sent can land after that.",
         f"suspect_ms = {timing.suspect_ms}: keep it below the failure detection of the file "
         "system or cluster stack above, which may replay its journal from then on.",
     ]

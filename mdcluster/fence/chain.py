@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Sequence
 
+from mdcluster.core.effects import Fence
 from mdcluster.core.events import Fenced, FenceWaits
-from mdcluster.core.model import Life
 from mdcluster.fence.provider import Confirmed, FenceProvider
 
 MANUAL = (
@@ -19,16 +19,16 @@ class FenceChain:
     def __init__(self, providers: Sequence[FenceProvider]) -> None:
         self._providers = tuple(providers)
 
-    async def fence(self, life: Life) -> Fenced | FenceWaits:
+    async def fence(self, ask: Fence) -> Fenced | FenceWaits:
         waits = []
         for provider in self._providers:
             try:
                 async with asyncio.timeout(provider.deadline_s):
-                    said = await provider.fence(life)
+                    said = await provider.fence(ask)
             except TimeoutError:
                 waits.append(f"{provider.name}: no answer within {provider.deadline_s:g} s")
                 continue
             if isinstance(said, Confirmed):
-                return Fenced(life, f"{provider.name}: {said.how}")
+                return Fenced(ask.life, f"{provider.name}: {said.how}", ask.heard_ms)
             waits.append(f"{provider.name}: {said.why}")
-        return FenceWaits(life, "; ".join([*waits, MANUAL]))
+        return FenceWaits(ask.life, "; ".join([*waits, MANUAL]), ask.heard_ms)

@@ -19,6 +19,7 @@ import re
 import stat
 from pathlib import Path
 
+from mdcluster.core.effects import Fence
 from mdcluster.core.model import Life, NodeId
 from mdcluster.errors import MdclusterError
 from mdcluster.fence.provider import Confirmed, Waits
@@ -87,8 +88,8 @@ class ProcessFence:
     def __init__(self, lock_dir: Path) -> None:
         self._lock_dir = lock_dir
 
-    async def fence(self, life: Life) -> Confirmed | Waits:
-        return await asyncio.to_thread(look, self._lock_dir, life)
+    async def fence(self, ask: Fence) -> Confirmed | Waits:
+        return await asyncio.to_thread(look, self._lock_dir, ask.life)
 
 
 def look(lock_dir: Path, life: Life) -> Confirmed | Waits:

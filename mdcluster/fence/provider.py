@@ -7,7 +7,7 @@ that is not certain says what it waits for; a timeout proves nobody dead.
 from dataclasses import dataclass
 from typing import Protocol
 
-from mdcluster.core.model import Life
+from mdcluster.core.effects import Fence
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,5 +34,5 @@ class FenceProvider(Protocol):
     def deadline_s(self) -> float:
         """After this the next provider is tried."""
 
-    async def fence(self, life: Life) -> Confirmed | Waits:
+    async def fence(self, ask: Fence) -> Confirmed | Waits:
         """Try once. Called again, by the core, for as long as it is not confirmed."""

@@ -366,11 +366,12 @@ class Executor:
 
     def _begin_fence(self, effect: Fence) -> None:
         """The core asks again while it waits; once at a time is enough."""
-        if not self._queues.busy(effect):
-            self._queues.put(effect, partial(self._fence, effect))
+        key = ("fence", effect.life)
+        if not self._queues.busy(key):
+            self._queues.put(key, partial(self._fence, effect))
 
     async def _fence(self, effect: Fence) -> None:
-        self._feed(await self._fencing.fence(effect.life))
+        self._feed(await self._fencing.fence(effect))
 
     @contextmanager
     def _logged(self, what: str, array: ArrayId) -> Iterator[None]:

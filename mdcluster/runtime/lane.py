@@ -2,8 +2,9 @@
 
 Rules of this file (the contract is at the head of :mod:`mdcluster.core.effects`):
 
-* what stands behind a Persist waits until that is durable; urgent sends, the timer and the
-  gate pass at once, and so do observations, needed most when nothing can be stored;
+* what stands behind a Persist waits until that is durable; urgent sends, the timer, the gate and
+  the watchdog's permission pass at once, and so do observations, needed most when nothing can be
+  stored;
 * one thread persists; all Persists that wait go into one fdatasync, for to be durable earlier
   than asked harms nobody;
 * while the state directory refuses, the thread tries again, later each time, and nothing
@@ -30,6 +31,7 @@ from tenacity import (
 from tenacity.nap import sleep_using_event
 
 from mdcluster.core.effects import (
+    AllowFeeding,
     Effect,
     Notify,
     OpenGate,
@@ -54,7 +56,7 @@ LANE_MAX = 4096
 """Effects that wait behind a Persist."""
 CLOSE_S = 2.0
 
-_AT_ONCE = (SetTimer, OpenGate, ShutGate, Notify)
+_AT_ONCE = (SetTimer, OpenGate, ShutGate, AllowFeeding, Notify)
 
 
 class LaneFullError(MdclusterError):

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Protocol
 
 from mdcluster.core.effects import (
+    AllowFeeding,
     Answer,
     Effect,
     Notify,
@@ -42,10 +43,11 @@ from mdcluster.core.events import (
 from mdcluster.core.messages import MESSAGES, Message
 from mdcluster.core.model import CLUSTER_KEY, Life, NodeId
 from mdcluster.errors import MdclusterError
+from mdcluster.fence.watchdog import NoWatchdog
 from mdcluster.gate import Gate, boottime_ms
 from mdcluster.runtime import observe
 from mdcluster.runtime.lane import Journal, Lane
-from mdcluster.runtime.ports import Core, PeerMesh
+from mdcluster.runtime.ports import Core, Feeder, PeerMesh
 from mdcluster.runtime.store import StartRecord
 from mdcluster.wire.codec import Codec
 from mdcluster.wire.errors import WireError
@@ -91,12 +93,14 @@ class Runtime:
         retry_min_ms: int = 50,
         retry_max_ms: int = 2000,
         stalled_ms: int = 400,
+        watchdog: Feeder | None = None,
         clock_ms: Callable[[], int] = boottime_ms,
     ) -> None:
         """stalled_ms: a timer that comes so late is reported (frozen, suspended, overloaded)."""
         self.me = me
         self.core = core
         self.gate = gate
+        self._watchdog = watchdog or NoWatchdog()
         self.ended = asyncio.Event()
         self.fault: BaseException | None = None
         self.steps = 0
@@ -127,6 +131,7 @@ class Runtime:
             SetTimer: self._set_timer,
             OpenGate: self._open_gate,
             ShutGate: self._shut_gate,
+            AllowFeeding: lambda effect: self._watchdog.allow(effect.until_ms),
             Notify: self._notify,
             Answer: self._answer,
             Stopped: self._on_stopped,
@@ -257,7 +262,9 @@ class Runtime:
     # --- effects -------------------------------------------------------------------------
 
     def carry_out(self, effect: Effect) -> None:
-        """Called by the lane when an effect's turn has come."""
+        """Called by the lane when an effect's turn has come. Nothing is begun after a fault."""
+        if self.fault is not None:
+            return
         starter = self._starters.get(type(effect))
         try:
             if starter is not None:

@@ -6,6 +6,7 @@ from typing import Protocol
 from mdcluster.core.effects import (
     DropNonces,
     Effect,
+    Fence,
     PrepareDevices,
     ProbeMember,
     WriteNonces,
@@ -22,7 +23,7 @@ from mdcluster.core.events import (
     SlotZeroed,
     SuperblocksWritten,
 )
-from mdcluster.core.model import ArrayId, ArrayState, Life
+from mdcluster.core.model import ArrayId, ArrayState
 from mdcluster.md.plan import BeforeRun
 
 
@@ -72,7 +73,13 @@ class Applier(Protocol):
 class Fencing(Protocol):
     """The providers, in order: :class:`mdcluster.fence.chain.FenceChain`."""
 
-    async def fence(self, life: Life) -> Fenced | FenceWaits: ...
+    async def fence(self, ask: Fence) -> Fenced | FenceWaits: ...
+
+
+class Feeder(Protocol):
+    """This host's watchdog: :class:`mdcluster.fence.watchdog.Watchdog`."""
+
+    def allow(self, until_ms: int) -> None: ...
 
 
 class PeerMesh(Protocol):

@@ -21,14 +21,16 @@ from mdcluster.core.model import (
     Stamp,
 )
 from mdcluster.core.node import Node
-from mdcluster.core.timing import Timing
 from mdcluster.core.windows import SyncLimits
+from mdcluster.fence.bytime import by_watchdog
+from mdcluster.fence.provider import Confirmed
 from tests.scenarios import words
 from tests.scenarios.md import CARRY_OUT, Md
 from tests.scenarios.script import ScenarioError
+from tests.scenarios.watchdog import Watchdog
 from tests.scenarios.world import STEP_MS, Parcel, World
 
-AT_ONCE = (fx.SetTimer, fx.OpenGate, fx.ShutGate, fx.Answer, fx.Notify, fx.Stopped)
+AT_ONCE = (fx.SetTimer, fx.OpenGate, fx.ShutGate, fx.AllowFeeding, fx.Answer, fx.Notify, fx.Stopped)
 
 
 def life_of(node: NodeId, boot: int) -> Life:
@@ -72,6 +74,7 @@ class Host(Md):
         self.busy: set[tuple[str, str]] = set()
         self.parking: set[str] = set()
         self.parked: list[tuple[tuple[str, str], fx.Effect]] = []
+        self.watchdog = Watchdog(self)
         self.reset_md()
         self.problems: dict[str, str] = {}  # kind of effect -> what goes wrong with the next
 
@@ -84,7 +87,7 @@ class Host(Md):
         self.core = Node(
             self.life,
             self.name,
-            Timing(),
+            self.world.timing,
             self.lines,
             self.digest,
             self.seed,
@@ -153,6 +156,8 @@ class Host(Md):
                 return
         if isinstance(effect, fx.ShutGate):
             self.gate_until_ms = 0
+        if isinstance(effect, fx.AllowFeeding):
+            self.watchdog.allow(effect.until_ms)
         self._note(effect)
 
     def _tick(self, life: Life, at_ms: int) -> None:
@@ -215,10 +220,25 @@ class Host(Md):
             self._queue(effect)
 
     def _fence(self, effect: fx.Fence) -> None:
-        if effect.life in self.world.fence_works:
-            self.event(ev.Fenced(effect.life, "it has ended"))
-        else:
-            self.event(ev.FenceWaits(effect.life, "no fence provider confirms it"))
+        """The providers, in order: what is known, the agent, the watchdog."""
+        life, heard_ms = effect.life, effect.heard_ms
+        waits = []
+        if life in self.world.fence_works:
+            self.event(ev.Fenced(life, "it has ended", heard_ms))
+            return
+        if effect.name in self.world.agent_works:
+            if self.world.switch_off(effect.name):
+                self.event(ev.Fenced(life, "agent", heard_ms))
+                return
+            waits.append("agent: it failed")
+        if self.world.timing.watchdog_ms:
+            said = by_watchdog(self.world.timing, effect, self.world.now_ms)
+            if isinstance(said, Confirmed):
+                self.event(ev.Fenced(life, said.how, heard_ms))
+                return
+            waits.append(f"watchdog: {said.why}")
+        why = "; ".join(waits) or "no fence provider confirms it"
+        self.event(ev.FenceWaits(life, why, heard_ms))
 
     def _later(self, call: Callable[[], None]) -> None:
         life = self.life

@@ -1,7 +1,10 @@
 """What a script may do to the world: links, disks, state directories, md, fencing."""
 
+from dataclasses import replace
+
 from mdcluster.core import model as m
 from mdcluster.core.events import FenceAcked, Fenced, MemberFailed, PersistFailed, PersistRecovered
+from mdcluster.core.timing import Timing
 from tests.scenarios.hosts import Host, life_of
 from tests.scenarios.script import ScenarioError
 from tests.scenarios.words import KINDS
@@ -168,7 +171,16 @@ class Nature:
             self.world.fence_works.add(life)
             for other in self.hosts.values():
                 if other.core is not None and life in other.core.membership.fencing:
-                    other.event(Fenced(life, "it has ended"))
+                    heard_ms = other.core.membership.heard_ms(life)
+                    other.event(Fenced(life, "it has ended", heard_ms))
+
+    def do_watchdogs(self, ms: str) -> None:
+        """watchdogs 2000: every host has one, with this timeout; before `cluster` or `start`."""
+        self.world.timing = replace(Timing(), watchdog_ms=int(ms))
+
+    def do_agent(self, name: str, what: str) -> None:
+        """agent c works (or fails): there is a fence agent that can switch host c off."""
+        self.world.agent_works[name] = what == "works"
 
     def do_vouch(self, at: str, name: str) -> None:
         """vouch b a: at node b an administrator vouches that a is dead."""

@@ -26,7 +26,7 @@ from tests.scenarios.world import LOG_MAX, World
 
 UNTIL_MS = 20_000
 WINDOW_SECTORS = 16 * MIB
-ALWAYS = frozenset({"OpenGate", "ShutGate", "Answer", "Fence", "Stopped"})
+ALWAYS = frozenset({"OpenGate", "ShutGate", "Answer", "Fence", "Reset", "Stopped"})
 
 
 class Runner(Nature, Changes):
@@ -289,6 +289,11 @@ class Runner(Nature, Changes):
 
     def is_holding(self, name: str) -> bool:
         return self._host(name).holding_all
+
+    def is_fed(self, name: str) -> bool:
+        """fed c: its watchdog; not so once its time is over, until it is reset."""
+        host = self._host(name)
+        return host.core is not None and not host.watchdog.starved
 
     def is_member(self, array: str, device: str, state: str) -> bool:
         found = self._array(array).member(m.DeviceId(device))

@@ -95,6 +95,7 @@ _EFFECTS: dict[type, Callable[[Any], str]] = {
     fx.PersistEntry: _stamped,
     fx.OpenGate: lambda e: f"term {e.term}",
     fx.ShutGate: _no,
+    fx.AllowFeeding: lambda e: "for good" if e.until_ms == fx.ALWAYS else f"until {e.until_ms}",
     fx.WriteSuperblocks: _stamped,
     fx.WriteNonces: lambda e: " ".join([e.array, *(m.device for m in e.members)]),
     fx.DropNonces: _no,

@@ -21,6 +21,7 @@ from mdcluster.core.model import (
     Stamp,
 )
 from mdcluster.core.node import Node
+from mdcluster.core.timing import Timing
 from tests.scenarios import words
 from tests.scenarios.script import ScenarioError
 
@@ -70,6 +71,9 @@ class Peer:
     def event(self, event: object) -> None:
         raise NotImplementedError
 
+    def kill(self) -> None:
+        raise NotImplementedError
+
     @property
     def gate_open(self) -> bool:
         raise NotImplementedError
@@ -84,7 +88,9 @@ class World:
         self.hosts: dict[str, Peer] = {}
         self.disks: dict[DeviceId, Disk] = {}
         self.bits: dict[tuple[ArrayId, int], set[int]] = {}  # slot -> dirty chunks
+        self.timing = Timing()
         self.fence_works: set[Life] = set()
+        self.agent_works: dict[str, bool] = {}  # by name of the host; none: there is no agent
         self.cuts: set[tuple[str, str]] = set()
         self.catch: list[tuple[str, str, str]] = []  # kind, from, to ('*': any)
         self.caught: list[Parcel] = []
@@ -109,6 +115,12 @@ class World:
             call()
             self.check_gates()
         raise ScenarioError(f"more than {EVENTS_MAX} events: something runs in circles")
+
+    def switch_off(self, name: str) -> bool:
+        """What a fence agent does."""
+        if self.agent_works[name] and self.hosts[name].core is not None:
+            self.hosts[name].kill()
+        return self.agent_works[name]
 
     # --- the network ---------------------------------------------------------------------
 

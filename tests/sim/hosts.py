@@ -351,7 +351,7 @@ class Host:
             self.workload.answered(self, effect)
         elif isinstance(effect, Fence):
             self.world.saw(self, effect)
-            self.later(self.world.rng.randrange(2_000, 30_000), self._fence, effect.life)
+            self.later(self.world.rng.randrange(2_000, 30_000), self._fence, effect)
         elif isinstance(effect, HoldAll):
             self.world.saw(self, effect)
             self.md.set_hold_all(effect.on)
@@ -369,8 +369,9 @@ class Host:
         else:
             self.world.network.send(self, effect.to, effect.message)
 
-    def _fence(self, life: Life) -> None:
+    def _fence(self, effect: Fence) -> None:
+        life, heard_ms = effect.life, effect.heard_ms
         if self.world.fenced(life):
-            self.event(Fenced(life, "its process has let go of its lock"))
+            self.event(Fenced(life, "its process has let go of its lock", heard_ms))
         else:
-            self.event(FenceWaits(life, "its process still holds its lock"))
+            self.event(FenceWaits(life, "its process still holds its lock", heard_ms))

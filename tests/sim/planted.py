@@ -143,7 +143,7 @@ def _old_counts(self: Commits, newest: Any) -> None:
 
 def _fenced_by_silence(self: Membership, life: Life) -> None:
     self.fencing[life] = ""
-    self.on_confirmed(Fenced(life, "silent for long enough"))
+    self.on_confirmed(Fenced(life, "silent for long enough", self.heard_ms(life)))
 
 
 def _lease_twice(self: Election) -> int:

@@ -44,10 +44,10 @@ def test_derived_defaults() -> None:
     assert timing.watchdog_fence_ms is None
 
 
-def test_the_watchdog_counts_twice() -> None:
+def test_the_watchdog_counts_three_times() -> None:
     timing = Timing(watchdog_ms=10_000)
     assert violations(timing) == []
-    sum_ms = 700 + 300 + 2 * 10_000 + 30_000
+    sum_ms = 700 + 300 + 3 * 10_000 + 30_000
     fence_ms = timing.watchdog_fence_ms
     assert fence_ms is not None
     assert sum_ms * 1.004 < fence_ms < sum_ms * 1.0041 + 2
@@ -92,6 +92,7 @@ BROKEN = [
     (Timing(evict_ms=700), "evicted after it holds"),
     (Timing(grace_ms=99), "grace is enough to hold"),
     (Timing(watchdog_ms=1000, election_max_ms=1100), "an election reboots nobody"),
+    (Timing(watchdog_ms=10_000, lease_ms=701, election_min_ms=800), "the writer's own I/O"),
     (Timing(watchdog_ms=10_500), "watchdog in whole seconds"),
     (Timing(apply_deadline_ms=1000), "apply_deadline outlasts eviction"),
     (Timing(prepare_deadline_ms=1000), "prepare_deadline outlasts eviction"),

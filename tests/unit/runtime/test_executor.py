@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from mdcluster.core.effects import (
+    NEVER,
     Activate,
     Apply,
     DropNonces,
@@ -182,10 +183,10 @@ class FakeFencing:
         self.asked = 0
         self.let = asyncio.Event()
 
-    async def fence(self, life: Life) -> Fenced | FenceWaits:
+    async def fence(self, ask: Fence) -> Fenced | FenceWaits:
         self.asked += 1
         await self.let.wait()
-        return Fenced(life, "seen")
+        return Fenced(ask.life, "seen", ask.heard_ms)
 
 
 class Rig:
@@ -544,7 +545,7 @@ async def test_work_on_members_has_one_answer_whatever_happens(rig: Rig, error: 
         ZeroSlot(ARRAY, LIFE, 1),
         ProbeMember(4, ARRAY, DEVICE),
         PrepareDevices(5, ARRAY, (), False),
-        Fence(LIFE),
+        Fence(LIFE, "n", 7, NEVER),
     )
     await rig.when(lambda: len(rig.events) == 5)
     assert SuperblocksWritten(ARRAY, Stamp(1, 2), (), ()) in rig.events
@@ -556,9 +557,9 @@ async def test_work_on_members_has_one_answer_whatever_happens(rig: Rig, error: 
 
 
 async def test_fencing_of_a_life_is_under_way_once(rig: Rig) -> None:
-    rig.start(Fence(LIFE), Fence(LIFE))
+    rig.start(Fence(LIFE, "n", 7, NEVER), Fence(LIFE, "n", 9, NEVER))
     rig.fencing.let.set()
-    await rig.until(Fenced(LIFE, "seen"))
+    await rig.until(Fenced(LIFE, "seen", 7))
     assert rig.fencing.asked == 1
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mdcluster.core.effects import NEVER, Fence
 from mdcluster.core.events import Fenced, FenceWaits
 from mdcluster.core.model import Life, NodeId
 from mdcluster.fence.chain import FenceChain
@@ -19,6 +20,10 @@ NODE = NodeId("47f13322-d046-4f80-9f4e-7d71e8235954")
 
 def life(boot_id: str) -> Life:
     return Life(NODE, boot_id)
+
+
+def ask(boot_id: str) -> Fence:
+    return Fence(life(boot_id), "n", 5, NEVER)
 
 
 def test_a_life_that_holds_its_lock_is_not_over(tmp_path: Path) -> None:
@@ -99,20 +104,21 @@ class Slow:
     name = "slow"
     deadline_s = 0.01
 
-    async def fence(self, life: Life) -> Confirmed | Waits:
+    async def fence(self, ask: Fence) -> Confirmed | Waits:
         await asyncio.Event().wait()
         raise AssertionError("not reached")
 
 
 async def test_the_chain_goes_on_after_a_deadline(tmp_path: Path) -> None:
     ProcessLock.hold(tmp_path, life("one")).release()
-    said = await FenceChain([Slow(), ProcessFence(tmp_path)]).fence(life("one"))
+    said = await FenceChain([Slow(), ProcessFence(tmp_path)]).fence(ask("one"))
     assert isinstance(said, Fenced)
     assert said.how.startswith("process: ")
+    assert said.heard_ms == 5
 
 
 async def test_the_chain_says_what_each_waits_for(tmp_path: Path) -> None:
-    said = await FenceChain([Slow(), ProcessFence(tmp_path)]).fence(life("one"))
+    said = await FenceChain([Slow(), ProcessFence(tmp_path)]).fence(ask("one"))
     assert isinstance(said, FenceWaits)
     assert "slow: no answer" in said.why
     assert "process: there is no process lock" in said.why
