@@ -3,6 +3,7 @@
 from mdcluster.config.errors import ConfigError, IdentityError, StateInUseError
 from mdcluster.control.errors import SocketInUseError
 from mdcluster.fence.process import LockError
+from mdcluster.fence.watchdog import WatchdogError
 from mdcluster.mesh.errors import MeshError
 from mdcluster.runtime.store import StoreError
 
@@ -19,6 +20,7 @@ _CODES: tuple[tuple[type[Exception], int], ...] = (
     (IdentityError, EXIT_STATE_UNUSABLE),
     (StoreError, EXIT_STATE_UNUSABLE),
     (ConfigError, EXIT_CONFIG),
+    (WatchdogError, EXIT_CONFIG),
     (MeshError, EXIT_ADDRESS),
     (SocketInUseError, EXIT_SOCKET),
 )

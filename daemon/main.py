@@ -16,6 +16,7 @@ from mdcluster.core.timing import proof
 from mdcluster.daemon.errors import exit_code
 from mdcluster.daemon.sdnotify import SystemdNotifier
 from mdcluster.errors import MdclusterError
+from mdcluster.fence.build import check_names, described
 from mdcluster.runtime.observe import log_to_stderr
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ signals:
   SIGHUP           read clusterips again (a file with mistakes is reported, and not used)
 
 exit codes:
-  0 stopped in order          1 mistakes in the configuration
+  0 stopped in order          1 mistakes in the configuration, no such watchdog
   2 state directory in use    3 state directory not usable, or damaged
   4 address not available     5 control socket not available
   70 internal fault
@@ -66,11 +67,13 @@ def main(argv: list[str] | None = None) -> int:
         settings = load_settings(args.config or SETTINGS_FILE, required=args.config is not None)
         file = load_cluster_file(args.clusterips)
         hosts = (address.host for node in file.nodes for address in node.addresses)
+        check_names(settings, (node.name for node in file.nodes))
         line = find_self(file, args.name, local_hosts(hosts) if args.name is None else ())
     except MdclusterError as error:
         return _fail(error)
     if args.check:
-        print("\n".join([f"this node: {line.name}", *proof(settings.timing)]))
+        told = [f"this node: {line.name}", *proof(settings.timing), *described(settings)]
+        print("\n".join(told))
         return 0
     log_to_stderr(line.name, args.log_format or settings.log.format, settings.log.level)
     # What follows takes its time to load; mistakes in files are to be told at once.

@@ -1,8 +1,9 @@
 """One daemon from start to end: what it owns, in which order it is taken and given back.
 
-Taken: state directory, identity, memory, process lock, members, core, mesh, control socket.
-Given back the other way round: the process lock last but the state directory, for whoever gets
-it may believe that nothing of this life can still land.
+Taken: state directory, identity, memory, process lock, watchdog, members, core, mesh, control
+socket. Given back the other way round: the process lock last but the state directory, for whoever
+gets it may believe that nothing of this life can still land; the watchdog runs on unless that is
+so of this host.
 """
 
 import asyncio
@@ -27,8 +28,10 @@ from mdcluster.core.timing import digest, withhold_after
 from mdcluster.core.windows import SyncLimits
 from mdcluster.daemon.peers import Peers, line_of, lines_of
 from mdcluster.daemon.sdnotify import SystemdNotifier
+from mdcluster.fence.build import providers
 from mdcluster.fence.chain import FenceChain
-from mdcluster.fence.process import ProcessFence, ProcessLock
+from mdcluster.fence.process import ProcessLock
+from mdcluster.fence.watchdog import NoWatchdog, Watchdog, watchdog_of
 from mdcluster.gate import Gate, boottime_ms
 from mdcluster.md.embedded import EmbeddedDriver
 from mdcluster.members import Members
@@ -86,9 +89,9 @@ class Service:
         async with AsyncExitStack() as owned:
             runtime = await self._start(owned)
             self._notifier.tell("READY=1", f"STATUS=node {self._place.line.name}")
-            watchdog = asyncio.create_task(self._feed_watchdog(runtime))
+            telling = asyncio.create_task(self._tell_systemd(runtime))
             await self._until_stopped(runtime)
-            watchdog.cancel()
+            telling.cancel()
             self._notifier.tell("STOPPING=1")
             return runtime.fault
 
@@ -135,6 +138,8 @@ class Service:
         me = Life(NodeId(str(identity.node)), str(uuid.uuid4()))
         process_lock = ProcessLock.hold(settings.paths.lock_dir, me)
         owned.callback(self._release, process_lock)
+        watchdog = watchdog_of(settings.fence.watchdog, settings.timing)
+        owned.callback(self._close_watchdog, watchdog)
 
         gate = Gate()
         owned.callback(gate.shut)
@@ -148,9 +153,9 @@ class Service:
             me.node, gate, settings.driver.members, settings.timing, lambda: node.ledger.entries
         )
         owned.push_async_callback(self._close_devices, driver, members)
-        runtime = self._runtime_of(me, node, gate, store)
+        runtime = self._runtime_of(me, node, gate, store, watchdog)
         arrays = LocalArrays(me, driver, members, spectator=line.spectator)
-        fences = FenceChain([ProcessFence(settings.paths.lock_dir)])
+        fences = FenceChain(providers(settings))
         executor = Executor(
             driver, LocalMembers(members), arrays, fences, runtime.feed, runtime.broken
         )
@@ -210,7 +215,9 @@ class Service:
             serial_holds=serial_holds,
         )
 
-    def _runtime_of(self, me: Life, node: Node, gate: Gate, store: Store) -> Runtime:
+    def _runtime_of(
+        self, me: Life, node: Node, gate: Gate, store: Store, watchdog: Watchdog | NoWatchdog
+    ) -> Runtime:
         timing = self._settings.timing
         runtime = Runtime(
             me,
@@ -220,6 +227,7 @@ class Service:
             retry_min_ms=timing.retry_min_ms,
             retry_max_ms=timing.retry_max_ms,
             stalled_ms=timing.suspect_ms,
+            watchdog=watchdog,
         )
         runtime.formed = CLUSTER_KEY in store.memory.entries
         runtime.on_formed = self._say_hello
@@ -326,11 +334,17 @@ class Service:
                 CLOSE_DEADLINE_S,
             )
 
+    def _close_watchdog(self, watchdog: Watchdog | NoWatchdog) -> None:
+        """Embedded arrays have ended with what this process sent; those of the kernel run on,
+        unless the core knows of none."""
+        ended = self._settings.driver.kind == "embedded" or watchdog.harmless
+        watchdog.close(stop=self._quiet and ended)
+
     def _release(self, process_lock: ProcessLock) -> None:
         if self._quiet:
             process_lock.release()
 
-    async def _feed_watchdog(self, runtime: Runtime) -> None:
+    async def _tell_systemd(self, runtime: Runtime) -> None:
         """systemd's watchdog: fed only if the core was stepped since."""
         if not self._notifier.watchdog_s:
             return

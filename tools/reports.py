@@ -129,17 +129,22 @@ def _wait_one(name: str, client: Client, output: Output) -> bool:
 
 
 def check_timing(command: Command, output: Output) -> int:
-    """--check-timing: the proof for this node's settings, and exit code 1 if it does not hold."""
+    """--check-timing: the proof for this node's settings and how silent nodes are fenced; exit
+    code 1 if it does not hold."""
     from mdcluster.config.settings import SETTINGS_FILE, load_settings  # noqa: PLC0415
     from mdcluster.core.timing import proof, violations  # noqa: PLC0415
+    from mdcluster.fence.build import described  # noqa: PLC0415
 
     path = command.given.get("config", str(SETTINGS_FILE))
-    timing = load_settings(path, required=command.has("config")).timing
-    broken = violations(timing)
+    settings = load_settings(path, required=command.has("config"))
+    timing, fencing = settings.timing, list(described(settings))
+    told, broken = proof(timing), violations(timing)
     if command.has("json"):
-        output.print_json({"timing": timing, "proof": proof(timing), "violations": broken})
+        output.print_json(
+            {"timing": timing, "proof": told, "fencing": fencing, "violations": broken}
+        )
     else:
-        output.print("".join(f"{line}\n" for line in proof(timing)))
+        output.print("".join(f"{line}\n" for line in [*told, *fencing]))
     for text in broken:
         output.error(text)
     return 1 if broken else 0

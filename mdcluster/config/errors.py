@@ -23,6 +23,10 @@ class Mistake:
         return f"{':'.join([self.file, *place])}: {self.text}"
 
 
+class Wrong(ValueError):
+    """A value is not what its key takes; the text says what was expected."""
+
+
 class ConfigError(MdclusterError):
     """The configuration of this node cannot be used."""
 

@@ -1,7 +1,7 @@
 """``/etc/mdcluster.toml``: optional settings; every key has a default, no key is unknown.
 
 A section is a frozen dataclass and its keys are the dataclass's fields, so that what is read,
-what is documented and what is checked cannot drift apart. Timings are refused here unless
+what is documented and what is checked cannot drift apart; ``[a.b]`` is the field b of section a. Timings are refused here unless
 :func:`mdcluster.core.timing.violations` finds them safe.
 """
 
@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from mdcluster.config import fencing
 from mdcluster.config.clusterips import did_you_mean
-from mdcluster.config.errors import MISTAKES_MAX, Mistake, SettingsError
+from mdcluster.config.errors import MISTAKES_MAX, Mistake, SettingsError, Wrong
+from mdcluster.config.fencing import Agent, Fencing
 from mdcluster.core.timing import Timing, limits, violations
 
 SETTINGS_FILE = "/etc/mdcluster.toml"
@@ -83,6 +85,7 @@ class Settings:
     policy: Policy = field(default_factory=Policy)
     resync: Resync = field(default_factory=Resync)
     log: Log = field(default_factory=Log)
+    fence: Fencing = field(default_factory=Fencing)
 
 
 def load_settings(path: Path | str = SETTINGS_FILE, *, required: bool = False) -> Settings:
@@ -139,10 +142,6 @@ def _syntax_mistake(file: str, text: str, error: ValueError | RecursionError) ->
     return Mistake(file, 0, 0, f"not TOML: {str(error)[:200]}")
 
 
-class _Wrong(ValueError):
-    """A value is not what its key takes; the text says what was expected."""
-
-
 _TYPE_NAMES: dict[type, str] = {
     bool: "a boolean",
     int: "an integer",
@@ -167,10 +166,16 @@ def _found(value: object) -> str:
 def _integer(low: int, high: int) -> Callable[[object], int]:
     def check(value: object) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise _Wrong(f"an integer from {low} to {high}")
+            raise Wrong(f"an integer from {low} to {high}")
         return value
 
     return check
+
+
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise Wrong("true or false")
+    return value
 
 
 def _choice(*words: str) -> Callable[[object], str]:
@@ -178,7 +183,7 @@ def _choice(*words: str) -> Callable[[object], str]:
 
     def check(value: object) -> str:
         if not isinstance(value, str) or value not in words:
-            raise _Wrong(expected + (did_you_mean(value, words) if isinstance(value, str) else ""))
+            raise Wrong(expected + (did_you_mean(value, words) if isinstance(value, str) else ""))
         return value
 
     return check
@@ -186,7 +191,7 @@ def _choice(*words: str) -> Callable[[object], str]:
 
 def _name(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}", value):
-        raise _Wrong("a name of up to 32 letters, digits, '.', '_' and '-'")
+        raise Wrong("a name of up to 32 letters, digits, '.', '_' and '-'")
     return value
 
 
@@ -197,7 +202,7 @@ def _absolute(value: object) -> str:
         or len(value) > PATH_CHARS_MAX
         or not value.isprintable()
     ):
-        raise _Wrong(f"an absolute path of up to {PATH_CHARS_MAX} characters")
+        raise Wrong(f"an absolute path of up to {PATH_CHARS_MAX} characters")
     return value
 
 
@@ -207,7 +212,7 @@ def _path(value: object) -> Path:
 
 def _globs(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) > MEMBERS_MAX:
-        raise _Wrong(f"an array of up to {MEMBERS_MAX} absolute globs or directories")
+        raise Wrong(f"an array of up to {MEMBERS_MAX} absolute globs or directories")
     return tuple(_absolute(item) for item in value)
 
 
@@ -227,7 +232,17 @@ _SECTIONS: dict[str, _Checks] = {
         "format": _choice("text", "json"),
         "level": _choice("debug", "info", "warning", "error"),
     },
+    "fence": {"watchdog": _path, "order": fencing.order},
+    "fence.agent": {
+        "command": _path,
+        "options": fencing.options,
+        "nodes": fencing.nodes,
+        "deadline_ms": _integer(*fencing.DEADLINE_LIMITS),
+        "settle_ms": _integer(*fencing.SETTLE_LIMITS),
+        "verify": _boolean,
+    },
 }
+_TOP = [name for name in _SECTIONS if "." not in name]
 
 
 class _Reader:
@@ -240,14 +255,14 @@ class _Reader:
 
     def read(self, document: dict[str, Any]) -> Settings:
         for section in document:
-            if section not in _SECTIONS:
+            if section not in _TOP:
                 self._mistake(
                     section,
                     "",
-                    f"unknown section or key {_quoted(section)}{did_you_mean(section, _SECTIONS)}; "
-                    f"expected one of {', '.join(_SECTIONS)}",
+                    f"unknown section or key {_quoted(section)}{did_you_mean(section, _TOP)}; "
+                    f"expected one of {', '.join(_TOP)}",
                 )
-        values = {name: self._section(name, document.get(name, {})) for name in _SECTIONS}
+        values = {name: self._section(name, _table_of(document, name)) for name in _SECTIONS}
         settings = Settings(
             cluster_name=values["cluster"].get("name", Settings().cluster_name),
             timing=Timing(**values["timing"]),
@@ -256,6 +271,7 @@ class _Reader:
             policy=Policy(**values["policy"]),
             resync=Resync(**values["resync"]),
             log=Log(**values["log"]),
+            fence=Fencing(**values["fence"], agent=self._agent(values["fence.agent"])),
         )
         self._check_together(settings)
         if self._mistakes:
@@ -263,7 +279,9 @@ class _Reader:
         return settings
 
     def _mistake(self, section: str, key: str, text: str) -> None:
-        line, column = self._places.get((section, key), (0, 0))
+        places = self._places
+        own = places.get((section, key)) or places.get((f"{section}.{key}", ""))
+        line, column = own or (0, 0)
         if len(self._mistakes) < MISTAKES_MAX:
             self._mistakes.append(Mistake(self._file, line, column, text))
 
@@ -274,6 +292,8 @@ class _Reader:
         checks = _SECTIONS[name]
         values: dict[str, Any] = {}
         for key, value in table.items():
+            if f"{name}.{key}" in _SECTIONS:
+                continue  # read as a section of its own
             if key not in checks:
                 self._mistake(
                     name,
@@ -284,9 +304,15 @@ class _Reader:
                 continue
             try:
                 values[key] = checks[key](value)
-            except _Wrong as wrong:
+            except Wrong as wrong:
                 self._mistake(name, key, f"{name}.{key}: expected {wrong}; found {_found(value)}")
         return values
+
+    def _agent(self, values: dict[str, Any]) -> Agent | None:
+        if values and "command" not in values:
+            text = "fence.agent.command is missing: the path of a fence agent"
+            self._mistake("fence.agent", "", text)
+        return Agent(**values) if "command" in values else None
 
     def _check_together(self, settings: Settings) -> None:
         """What no key shows alone. Wrong keys count as their defaults here: only hints then."""
@@ -294,6 +320,9 @@ class _Reader:
             return
         for text in violations(settings.timing):
             self._mistake("timing", "", text)
+        found = fencing.mistakes(settings.fence, settings.timing, settings.driver.kind)
+        for section, key, text in found:
+            self._mistake(section, key, text)
         resync = settings.resync
         if resync.window_min_kib > resync.window_max_kib:
             self._mistake(
@@ -302,6 +331,14 @@ class _Reader:
                 f"resync.window_min_kib = {resync.window_min_kib} is above "
                 f"resync.window_max_kib = {resync.window_max_kib}; lower it or raise that",
             )
+
+
+def _table_of(document: dict[str, Any], section: str) -> object:
+    """The table of a section; one that does not exist is empty, whatever its owner is."""
+    table: object = document
+    for name in section.split("."):
+        table = table.get(name, {}) if isinstance(table, dict) else {}
+    return table
 
 
 def _paths(values: dict[str, Path]) -> Paths:
@@ -314,7 +351,7 @@ def _quoted(word: str) -> str:
     return ascii(word if len(word) <= 60 else word[:57] + "...")
 
 
-_HEADER = re.compile(r"[ \t]*\[[ \t]*([A-Za-z0-9_-]{1,64})[ \t]*\]")
+_HEADER = re.compile(r"[ \t]*\[[ \t]*([A-Za-z0-9_-]{1,64}(?:\.[A-Za-z0-9_-]{1,64}){0,3})[ \t]*\]")
 _KEY = re.compile(r"[ \t]*(?:([A-Za-z0-9_-]{1,64})[ \t]*\.[ \t]*)?([A-Za-z0-9_-]{1,64})[ \t]*=")
 
 

@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdcluster.config.errors import MISTAKES_MAX, SettingsError
+from mdcluster.config.fencing import Agent, Fencing
+from mdcluster.config.fencing import mistakes as mistakes_of
 from mdcluster.config.settings import (
     FILE_BYTES_MAX,
     Driver,
@@ -28,6 +30,9 @@ name = "san-1"
 lease_ms = 1000
 election_min_ms = 1100
 election_max_ms = 1500
+io_lease_ms = 1400
+evict_ms = 2000
+probe_deadline_ms = 3000
 watchdog_ms = 10000
 [paths]
 state_dir = "/srv/state"
@@ -44,7 +49,25 @@ window_max_kib = 8192
 [log]
 format = "json"
 level = "debug"
+[fence]
+watchdog = "/dev/watchdog"
+order = ["watchdog", "agent"]
+[fence.agent]
+command = "/usr/sbin/fence_ipmilan"
+deadline_ms = 30000
+settle_ms = 0
+verify = false
+options = { lanplus = true, username = "admin" }
+[fence.agent.nodes.a]
+ip = "10.0.0.1"
+power_wait = 4
+[fence.agent.nodes]
+b = { ip = "10.0.0.2" }
 """
+
+
+AGENT = "[fence.agent]\ncommand = '/usr/sbin/fence_x'\n"
+LONG = "[fence.agent.nodes.a]\n" + "".join(f"x{n} = '{'y' * 250}'\n" for n in range(20))
 
 
 def mistakes(text: str | bytes) -> list[str]:
@@ -64,12 +87,32 @@ def test_nothing_means_defaults(tmp_path: Path) -> None:
 def test_every_section() -> None:
     assert parse_settings(FULL) == Settings(
         cluster_name="san-1",
-        timing=Timing(lease_ms=1000, election_min_ms=1100, election_max_ms=1500, watchdog_ms=10000),
+        timing=Timing(
+            lease_ms=1000,
+            election_min_ms=1100,
+            election_max_ms=1500,
+            io_lease_ms=1400,
+            evict_ms=2000,
+            probe_deadline_ms=3000,
+            watchdog_ms=10000,
+        ),
         paths=Paths(Path("/srv/state"), Path("/srv/run"), Path("/srv/run"), Path("/srv/run/nbd")),
         driver=Driver("embedded", ("/srv/img/*.img", "/srv/more")),
         policy=Policy("leave"),
         resync=Resync(200000, 512, 8192),
         log=Log("json", "debug"),
+        fence=Fencing(
+            Path("/dev/watchdog"),
+            ("watchdog", "agent"),
+            Agent(
+                Path("/usr/sbin/fence_ipmilan"),
+                {"lanplus": "1", "username": "admin"},
+                {"a": {"ip": "10.0.0.1", "power_wait": "4"}, "b": {"ip": "10.0.0.2"}},
+                30_000,
+                0,
+                verify=False,
+            ),
+        ),
     )
 
 
@@ -102,6 +145,33 @@ def test_directories_follow_the_run_directory_unless_given() -> None:
         ("[driver]\nmembers = ['/a', 'b']", "driver.members: expected an absolute path"),
         ("[policy]\nlocal_fault = 'stay'", 'policy.local_fault: expected "fail" or "leave"'),
         ("[resync]\nwindow_min_kib = 65536", "2:1: resync.window_min_kib = 65536 is above"),
+        ("[fence]\nwatchdogs = '/dev/w'", "2:1: unknown key 'watchdogs' in [fence], did you mean"),
+        ("[fence]\nwatchdog = 'w'", "2:1: fence.watchdog: expected an absolute path"),
+        ("[fence]\nwatchdog = '/dev/w'", "2:1: fence.watchdog is /dev/w, but timing.watchdog_ms"),
+        ("[timing]\nwatchdog_ms = 10000", "2:1: timing.watchdog_ms is 10000, so the other nodes"),
+        ("[fence]\norder = ['agnet']", "not 'agnet', did you mean 'agent'?; found an array"),
+        ("[fence]\norder = ['manual']", "not 'manual'; it always comes last"),
+        ("[fence]\norder = ['process', 'process']", "expected each provider once"),
+        ("[fence]\norder = 'process'", "fence.order: expected an array of some of reboot, agent"),
+        ("[fence]\norder = ['agent']", '2:1: fence.order names "agent", but there is no'),
+        ("[fence]\norder = ['watchdog']", '2:1: fence.order names "watchdog", but there is no'),
+        ("[fence]\norder = ['reboot']", '2:1: fence.order names "reboot", but embedded arrays'),
+        ("fence = 1", "1:1: expected a section [fence], found an integer, 1"),
+        ("[fence]\nagent = 1", "expected a section [fence.agent], found an integer, 1"),
+        ("[fence.agent]\nverify = true", "1:2: fence.agent.command is missing"),
+        ("[fence.agent]\ncommand = 'fence_x'", "fence.agent.command: expected an absolute path"),
+        (
+            "[fence.agent]\ncomand = '/x'\ncommand = '/x'",
+            "2:1: unknown key 'comand' in [fence.agent]",
+        ),
+        (AGENT + "deadline_ms = 5", "fence.agent.deadline_ms: expected an integer from 100"),
+        (AGENT + "verify = 1", "fence.agent.verify: expected true or false; found an integer"),
+        (AGENT + "options = { action = 'on' }", "expected no option 'action'"),
+        (AGENT + "options = { 'a b' = 'on' }", "expected names of options, not 'a b'"),
+        (AGENT + "[fence.agent.nodes.a]\nx = ['hidden']", "printable characters, an integer or a"),
+        (AGENT + '[fence.agent.nodes.a]\nx = "hidden\\n"', "for x; found a table"),
+        (AGENT + "[fence.agent.nodes]\na = 'hidden'", "expected a table of up to 32 options"),
+        (AGENT + LONG, "the options for a are longer than 3500 bytes in all"),
         ("log = 1", "1:1: expected a section [log], found an integer, 1"),
         ("[[log]]", "expected a section [log], found an array"),
         ("[log\n", "1:5: not TOML: "),
@@ -231,3 +301,44 @@ def test_a_timing_of_any_size(name: str, value: int) -> None:
     else:
         low, high = limits(name)
         assert low <= getattr(settings.timing, name) <= high
+
+
+def test_no_message_repeats_an_option_of_an_agent() -> None:
+    for value in ("['hidden']", '"hidden\\n"', f"'{'hidden' * 100}'"):
+        for table in ("[fence.agent.options]", "[fence.agent.nodes.a]"):
+            (told,) = mistakes(f"{AGENT}{table}\nx = {value}")
+            assert "hidden" not in told
+
+
+@pytest.mark.parametrize(
+    ("fencing", "kind", "order"),
+    [
+        (Fencing(), "embedded", ("process",)),
+        (Fencing(), "kernel", ("reboot",)),
+        (Fencing(Path("/w"), None, Agent(Path("/a"))), "kernel", ("reboot", "agent", "watchdog")),
+        (
+            Fencing(Path("/w"), None, Agent(Path("/a"))),
+            "embedded",
+            ("process", "agent", "watchdog"),
+        ),
+        (Fencing(Path("/w"), ("watchdog",)), "kernel", ("watchdog",)),
+        (Fencing(None, ()), "kernel", ()),
+    ],
+)
+def test_the_order_follows_the_driver_unless_given(
+    fencing: Fencing, kind: str, order: tuple[str, ...]
+) -> None:
+    assert fencing.providers(kind) == order
+    timing = Timing(watchdog_ms=10_000 if fencing.watchdog else 0)
+    assert list(mistakes_of(fencing, timing, kind)) == []
+
+
+def test_what_would_prove_nothing_is_refused_for_arrays_of_the_kernel() -> None:
+    ((section, key, text),) = mistakes_of(Fencing(None, ("process",)), Timing(), "kernel")
+    assert (section, key) == ("fence", "order")
+    assert "says nothing of arrays of the kernel" in text
+
+
+def test_what_is_set_up_is_also_used() -> None:
+    told = [text for _, _, text in mistakes_of(Fencing(None, (), Agent(Path("/a"))), Timing(), "")]
+    assert told == ['fence.agent is set, but fence.order does not name "agent"']
