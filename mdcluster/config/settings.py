@@ -1,8 +1,8 @@
 """``/etc/mdcluster.toml``: optional settings; every key has a default, no key is unknown.
 
 A section is a frozen dataclass and its keys are the dataclass's fields, so that what is read,
-what is documented and what is checked cannot drift apart; ``[a.b]`` is the field b of section a. Timings are refused here unless
-:func:`mdcluster.core.timing.violations` finds them safe.
+what is documented and what is checked cannot drift apart; ``[a.b]`` is the field b of section a.
+Timings are refused here unless :func:`mdcluster.core.timing.violations` finds them safe.
 """
 
 import re

@@ -65,6 +65,7 @@ class Checkers:
         self.pinned_seen: dict[tuple[str, int], tuple[int, tuple[DeviceId, ...]]] = {}
         self.stable_seen: dict[tuple[str, int], int] = {}
         self.sent_in: tuple[int, int] = (0, 0)
+        self.fenced_alive: set[Life] = set()
 
     def fail(self, text: str) -> NoReturn:
         raise Violation(f"at {self.world.now_us / 1e6:.6f} s: {text}")
@@ -394,6 +395,20 @@ class Checkers:
         alive = owner is not None and owner.up and owner.life == life
         return alive and owner is not None and state.uuid in owner.md.arrays
 
+    def confirmed_by_time(self, host: Host, life: Life) -> None:
+        """A provider said that a watchdog has ended this life, and the writer may believe it."""
+        if host.core is None or life not in host.core.view().fenced:
+            return
+        world = self.world
+        world.load["fenced_by_time"] += 1
+        died_us = world.dead_at_us.get(life)
+        if died_us is None and not world.lives[life].md.arrays:
+            self.fenced_alive.add(life)  # it can do no harm, and must not begin to
+        elif died_us is None:
+            self.fail(f"(7) {life.boot_id} is fenced by its watchdog, but lives")
+        elif world.now_us < died_us + world.timing.device_timeout_ms * 1000:
+            self.fail(f"(7) what {life.boot_id} sent may still land, but it is called fenced")
+
     def slot_zeroed(self, host: Host, array: MdArray, index: int, life: Life) -> None:
         state = self.newest_array(array.uuid)
         if state is not None and self._may_write(life, state):
@@ -435,6 +450,8 @@ class Checkers:
         return [f"the superblock of {disk.path} is older than {newest}" for disk in behind]
 
     def assembled(self, host: Host, array: MdArray, state: ArrayState) -> None:
+        if host.life in self.fenced_alive:
+            self.fail(f"(7) {host.life.boot_id} was called fenced, and starts {state.name}")
         newest = self.applied_newest.get(state.uuid)
         if newest is None or not isinstance(newest.state, ArrayState) or _released(newest):
             return  # adopted: what it was before does not count any more

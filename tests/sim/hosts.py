@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mdcluster.core.departures import SHUTDOWN_MS
 from mdcluster.core.effects import (
+    AllowFeeding,
     Answer,
     Effect,
     Fence,
@@ -42,8 +43,12 @@ from mdcluster.core.events import (
 )
 from mdcluster.core.ledger import without_gone
 from mdcluster.core.model import ClusterState, Entry, Life, NodeId, Promise, Stamp
+from mdcluster.core.view import NodeView
+from mdcluster.fence.bytime import by_watchdog
+from mdcluster.fence.provider import Waits
 from tests.sim.mdmodel import Md
 from tests.sim.shell import ArrayShell
+from tests.sim.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from tests.sim.workload import Workload
@@ -56,6 +61,8 @@ class Core(Protocol):
     def start(self) -> list[Effect]: ...
 
     def step(self, event: Event, now_ms: int) -> list[Effect]: ...
+
+    def view(self) -> NodeView: ...
 
 
 @dataclass(slots=True)
@@ -111,6 +118,7 @@ class Host:
         self.frozen = False
         self.powered_off = False
         self.core: Core | None = None
+        self.watchdog = Watchdog(self)
         self._new_process()
 
     def _new_process(self) -> None:
@@ -125,6 +133,7 @@ class Host:
         self.wake_us = -1
         self.holds_late_us = 0
         self.answers_late_us = 0
+        self.applies_nothing = False
         self.stop_asked_ms = -1
         self.stops = False
         self.gave_up = False  # it has left an array: till a restart, perhaps
@@ -168,6 +177,10 @@ class Host:
         self.world.say(self, "loses power" if power else "is killed")
         self.up, self.frozen, self.powered_off = False, False, power
         self.core = None
+        if power:
+            self.watchdog.stop()
+        else:
+            self.watchdog.process_ended()
         if self.persisting and self.world.rng.random() < 0.5:  # some of it was durable already
             for effect in self.persisting[: self.world.rng.randrange(len(self.persisting) + 1)]:
                 self.store.put(effect)
@@ -178,6 +191,13 @@ class Host:
         self.workload.host_died(self)
         self.world.check.host_died(self)
         self.world.network.reconsider(self)
+
+    def reset(self) -> None:
+        """By its watchdog; if its daemon runs (else it will be started anyhow), it comes back."""
+        if self.up:
+            self.world.say(self, "is reset by its watchdog")
+            self.crash(power=True)
+            self.world.after_us(self.world.rng.randrange(300_000, 2_000_000), self.start_again)
 
     def start_again(self) -> None:
         if not self.up and self.lines:
@@ -197,6 +217,7 @@ class Host:
     def _stopped(self) -> None:
         """The core has said that the process may end."""
         self.world.check.stopped(self)
+        self.watchdog.stop()
         self.crash()
         pause_us = self.world.rng.randrange(20_000, 2_000_000)
         self.world.after_us(pause_us, self.start_again)
@@ -273,6 +294,8 @@ class Host:
             elif kind is ShutGate:
                 self.gate = (self.gate[0], 0)
                 self.world.saw(self, effect)
+            elif kind is AllowFeeding:
+                self.watchdog.allow(effect.until_ms)  # type: ignore[union-attr]
             elif kind is Notify:
                 self.world.noticed(self, effect)  # type: ignore[arg-type]
             else:
@@ -351,7 +374,8 @@ class Host:
             self.workload.answered(self, effect)
         elif isinstance(effect, Fence):
             self.world.saw(self, effect)
-            self.later(self.world.rng.randrange(2_000, 30_000), self._fence, effect)
+            delay_us = self.world.rng.randrange(2_000, 30_000) + self.world.fence_slow_us
+            self.later(delay_us, self._fence, effect)
         elif isinstance(effect, HoldAll):
             self.world.saw(self, effect)
             self.md.set_hold_all(effect.on)
@@ -371,7 +395,14 @@ class Host:
 
     def _fence(self, effect: Fence) -> None:
         life, heard_ms = effect.life, effect.heard_ms
-        if self.world.fenced(life):
+        if self.world.timing.watchdog_ms:
+            said = by_watchdog(self.world.timing, effect, self.clock_ms())
+            if isinstance(said, Waits):
+                self.event(FenceWaits(life, said.why, heard_ms))
+            else:
+                self.event(Fenced(life, said.how, heard_ms))
+                self.world.check.confirmed_by_time(self, life)
+        elif self.world.fenced(life):
             self.event(Fenced(life, "its process has let go of its lock", heard_ms))
         else:
             self.event(FenceWaits(life, "its process still holds its lock", heard_ms))

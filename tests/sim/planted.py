@@ -18,6 +18,7 @@ from mdcluster.core.departures import SHUTDOWN_TIMER, Departures
 from mdcluster.core.effects import Activate, ShutGate, Stopped, ZeroSlot
 from mdcluster.core.election import Election
 from mdcluster.core.events import Fenced, Held, Sampled, SyncReached
+from mdcluster.core.feeding import Feeding
 from mdcluster.core.geometry import needs_sync
 from mdcluster.core.holds import Holds
 from mdcluster.core.keeper import Keeper
@@ -40,11 +41,12 @@ from mdcluster.core.model import (
 from mdcluster.core.node import Node
 from mdcluster.core.replica import Replica
 from mdcluster.core.resync import Pass
+from mdcluster.core.timing import Timing
 from mdcluster.core.tracks import Stage, Track
 from tests.sim import scenes
 from tests.sim.network import Weather
 from tests.sim.swarm import Mix
-from tests.sim.world import Quirks
+from tests.sim.world import WATCHDOG_TIMING, Quirks
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +239,53 @@ def _may_forget_at_once(self: Commits, change: ForgetArray) -> bool:
     return track is not None and track.committed is not None and track.stage is Stage.IDLE
 
 
+def _fence_after(t: Timing, periods: int, grace_ms: int) -> int:
+    """watchdog_fence_ms with other summands."""
+    silent_ms = t.io_lease_ms + grace_ms + periods * t.watchdog_ms
+    return t.outlast(silent_ms + t.device_timeout_ms)
+
+
+def _grants_to_all(self: Membership, node: NodeId) -> int:
+    peer = self.peers.get(node)
+    return peer.ask if peer is not None else 0
+
+
+def _whatever_was_heard(self: Membership, ev: Fenced) -> None:
+    if ev.life in self.fencing or ev.life in self.listed():
+        self.fencing.setdefault(ev.life, "")
+        self._end(ev.life, ev.how)
+
+
+LONG_GRACE = replace(WATCHDOG_TIMING, grace_ms=6500)
+"""So long that it shows where it is left out, though no feed is late."""
+
+
 PLANTED: dict[str, Planted] = {
+    "watchdog_counted_once": Planted(
+        ((Timing, "watchdog_fence_ms", property(lambda t: _fence_after(t, 1, t.grace_ms))),),
+        scenes.mix_of(scenes.late_feed, timing=WATCHDOG_TIMING, trouble_us=12_000_000),
+        "(7)",
+    ),
+    "watchdog_without_grace": Planted(
+        ((Timing, "watchdog_fence_ms", property(lambda t: _fence_after(t, 3, 0))),),
+        scenes.mix_of(scenes.cut_off, timing=LONG_GRACE, trouble_us=18_000_000),
+        "(7)",
+    ),
+    "fed_without_lease": Planted(
+        ((Feeding, "_is_harmless", lambda self: True),),
+        scenes.mix_of(scenes.cut_off, timing=WATCHDOG_TIMING, trouble_us=12_000_000),
+        "(7)",
+    ),
+    "condemned_keeps_its_lease": Planted(
+        ((Membership, "_grantable", _grants_to_all),),
+        scenes.mix_of(scenes.cannot_follow, timing=WATCHDOG_TIMING, trouble_us=16_000_000),
+        "(7)",
+    ),
+    "confirmed_for_an_earlier_silence": Planted(
+        ((Membership, "on_confirmed", _whatever_was_heard),),
+        scenes.mix_of(scenes.slow_providers, timing=LONG_GRACE, trouble_us=30_000_000),
+        "(7)",
+    ),
     "starting_voter_votes_at_once": Planted(
         ((Election, "withheld", property(lambda self: False)),),
         scenes.mix_of(scenes.forgetful_voter),

@@ -43,6 +43,8 @@ LOAD_MIN = {
     "members failed": 0.2,
     "voter sets": 1.1,
     "writes_acked": 200.0,
+    "watchdog_resets": 0.05,
+    "fenced_by_time": 0.1,
 }
 """What a seed must see on average, or the run says nothing."""
 

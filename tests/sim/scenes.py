@@ -456,6 +456,55 @@ def voters_leave_early(run: Run) -> None:
     world.after_us(100_000, leave)
 
 
+def cut_off(run: Run) -> None:
+    """A follower hears nothing any more; its watchdog must end it."""
+    follower = run.rng.choice(_others(run, _writer(run)))
+    others = [h.index for h in run.world.hosts if h.index != follower]
+    run.world.network.cut_pairs(_both_ways(follower, *others))
+
+
+def late_feed(run: Run) -> None:
+    """A follower that is cut off freezes between the last check of its lease and the feed.
+
+    It feeds when it thaws, right before its watchdog fires.
+    """
+    world = run.world
+    host = world.hosts[run.rng.choice(_others(run, _writer(run)))]
+    others = [h.index for h in world.hosts if h is not host]
+
+    def stand_still() -> None:
+        host.freeze()
+        world.at_us(host.watchdog.fires_at_us - 1_000, host.thaw)
+
+    world.network.cut_pairs(_both_ways(host.index, *others))
+    world.after_us(500_000, setattr, host.watchdog, "after_check", stand_still)
+
+
+def cannot_follow(run: Run) -> None:
+    """A follower beats, but its disks are gone: it cannot apply what is committed."""
+    world = run.world
+    writer = world.hosts[_writer(run)]
+    host = world.hosts[run.rng.choice(_others(run, writer.index))]
+    state = world.workload.array()
+    if state is None:
+        return
+    host.applies_nothing = True
+    world.workload.wish(FailMember(state.uuid, state.in_sync[0].device, "told to"), at=writer)
+
+
+def slow_providers(run: Run) -> None:
+    """A follower is silent, answers again, and falls silent for good, all while it is asked
+    whether the first silence was long enough."""
+    world = run.world
+    host = world.hosts[run.rng.choice(_others(run, _writer(run)))]
+    others = [h.index for h in world.hosts if h is not host]
+    pairs = _both_ways(host.index, *others)
+    world.fence_slow_us = (world.timing.watchdog_fence_ms or 0) * 1000
+    world.network.cut_pairs(pairs)
+    world.after_us(1_800_000, world.network.heal_pairs, pairs)
+    world.after_us(6_000_000, world.network.cut_pairs, pairs)
+
+
 def nothing_more(run: Run) -> None:
     """What every run does is enough."""
 

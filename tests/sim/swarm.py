@@ -8,11 +8,12 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from mdcluster.core.events import Line, LinesChanged
+from mdcluster.core.timing import Timing
 from tests.sim.checkers import Violation
 from tests.sim.faults import FAULTS, SECOND_US, Faults
 from tests.sim.hosts import Core, Host
 from tests.sim.network import Weather
-from tests.sim.world import SIM_TIMING, Quirks, World
+from tests.sim.world import SIM_TIMING, WATCHDOG_TIMING, Quirks, World
 
 if TYPE_CHECKING:
     from tests.sim.words import Words
@@ -31,6 +32,10 @@ ADMIN = (
     "release_or_adopt",
     "release_or_adopt",
 )
+
+
+WATCHDOGS = 0.2
+"""In how many seeds the hosts have watchdogs."""
 
 
 @dataclass(slots=True)
@@ -53,6 +58,7 @@ class Mix:
     trouble_us: int = 10 * SECOND_US
     quiet_us: int = 25 * SECOND_US
     late_voter: bool = False
+    timing: Timing = SIM_TIMING
     quirks: Quirks = field(default_factory=Quirks)
     script: Callable[[Run], None] | None = None
 
@@ -81,7 +87,7 @@ def random_mix(seed: int) -> Mix:
     quirks.chunk_blocks = late_rng.choice((1, 1, 4, 8))
     quirks.serial_holds = late_rng.random() < 0.4
     quirks.window_max_blocks = late_rng.choice((32, 32, 4))
-    return Mix(
+    mix = Mix(
         quirks=quirks,
         hosts=rng.choice((3, 3, 3, 4, 5)),
         spectators=int(rng.random() < 0.15),
@@ -98,6 +104,10 @@ def random_mix(seed: int) -> Mix:
         drift=rng.random() < 0.5,
         late_voter=rng.random() < 0.3 and "lost_state" not in faults,
     )
+    if late_rng.random() < WATCHDOGS:
+        mix.timing = WATCHDOG_TIMING
+        mix.quiet_us += (WATCHDOG_TIMING.watchdog_fence_ms or 0) * 1000
+    return mix
 
 
 class Run:
@@ -116,7 +126,7 @@ class Run:
             seed,
             core_factory,
             self.mix.weather,
-            timing=SIM_TIMING,
+            timing=self.mix.timing,
             words=words,
             quirks=replace(self.mix.quirks),
         )
@@ -139,6 +149,8 @@ class Run:
             drift = world.timing.drift_ppm if mix.drift else 0
             host.rate_ppm = self.rng.randint(-drift, drift)
             host.persist_us = self.rng.choice((300, 1000, 5000))
+            if world.timing.watchdog_ms:
+                host.watchdog.rate_ppm = self.rng.randint(-drift, drift)
 
     def _lines(self, voters: int) -> tuple[Line, ...]:
         lines = [Line(f"n{i}", False, 100) for i in range(voters)]

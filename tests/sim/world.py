@@ -6,7 +6,7 @@ import heapq
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mdcluster.core.effects import (
@@ -48,6 +48,11 @@ SIM_TIMING = Timing(
     checkpoint_ms=300,
 )
 """The default timings, but for deadlines short enough to be met within a short run."""
+
+WATCHDOG_TIMING = replace(
+    SIM_TIMING, watchdog_ms=2000, device_timeout_ms=1500, write_deadline_ms=1400
+)
+"""Hosts have watchdogs, and a silent one is fenced by time alone."""
 
 
 STAGES: tuple[type, ...] = (
@@ -111,6 +116,7 @@ class World:
         self.lives: dict[Life, Host] = {}
         self.dead_at_us: dict[Life, int] = {}
         self.fence_by_hand = False
+        self.fence_slow_us = 0  # how long the providers take, at least
         self.acked_by_hand: set[Life] = set()
         self.make_core = core_factory
         self.network = Network(self, weather)
