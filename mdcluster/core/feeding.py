@@ -8,7 +8,7 @@ Rules of this file:
   counts from that request, and grants nothing to a life that was declared fenced;
 * a life that can do no harm is fed for good, with or without a writer: no array runs, starts or
   stops here, nothing known here lists it, and nothing that it does not know yet can list it:
-  since it answered the last Prepare of an array it has seen a newer state of that array;
+  each Prepare of a start that it answered was abandoned, or followed by a newer state;
 * without a watchdog (watchdog_ms = 0) nothing is said.
 
 A harmless life that is fenced by time all the same is not reset; it runs nothing, and a message
@@ -21,6 +21,9 @@ from mdcluster.core.ledger import Ledger
 from mdcluster.core.model import ZERO, ArrayId, ArrayState, Stamp
 from mdcluster.core.replica import Replica
 
+PREPARED_MAX = 256
+"""Starts whose outcome is not known; beyond them a life is never called harmless again."""
+
 
 class Feeding:
     """One per node; says so whenever the time changes."""
@@ -29,13 +32,24 @@ class Feeding:
         self._env = env
         self._ledger = ledger
         self._replica = replica
-        self._prepared: dict[ArrayId, Stamp] = {}  # the newest state known when it answered
+        # The latest start prepared, and the newest state known then.
+        self._prepared: dict[ArrayId, tuple[int, Stamp]] = {}
+        self._lost_count = False
         self._leased_until_ms = 0
         self._told_ms: int | None = None
 
-    def prepares(self, array: ArrayId) -> None:
+    def prepares(self, op: int, array: ArrayId) -> None:
         """This node is about to tell a writer that it can run the array: it may get listed."""
-        self._prepared[array] = self._known(array)
+        if len(self._prepared) >= PREPARED_MAX:
+            self._lost_count = True
+        elif op > self._prepared.get(array, (0, ZERO))[0]:
+            self._prepared[array] = op, self._known(array)
+
+    def abandoned(self, op: int) -> None:
+        """Nothing was committed of this one; a later one of the same array counts on."""
+        for array, (latest, _) in list(self._prepared.items()):
+            if latest == op:
+                del self._prepared[array]
 
     def tend(self, io_lease_until_ms: int) -> None:
         """After every step, and before what it sends has left."""
@@ -51,10 +65,11 @@ class Feeding:
             self._env.emit(AllowFeeding(until_ms))
 
     def _is_harmless(self) -> bool:
-        for array, stamp in list(self._prepared.items()):
+        for array, (_, stamp) in list(self._prepared.items()):
             if self._known(array) > stamp:
                 del self._prepared[array]  # what it may be listed in from now on, that tells
-        return not self._prepared and not self._replica.busy and not self._is_listed()
+        waits = self._prepared or self._lost_count
+        return not waits and not self._replica.busy and not self._is_listed()
 
     def _is_listed(self) -> bool:
         """In the newest state of any array, or in what md was brought to."""

@@ -37,7 +37,7 @@ class Responder:
             self._env.after((TIMER, str(msg.op)), 2 * self._env.timing.prepare_deadline_ms)
         else:
             self._departures.prepares(msg.array)
-            self._feeding.prepares(msg.array)
+            self._feeding.prepares(msg.op, msg.array)
         self._env.emit(PrepareDevices(msg.op, msg.array, msg.claims, msg.stopping))
 
     def _why_not(self, msg: Prepare) -> str:
@@ -55,6 +55,7 @@ class Responder:
             self._env.send(asked_by[0], reply)
 
     def on_abandon(self, _: Life, msg: Abandon) -> None:
+        self._feeding.abandoned(msg.op)
         if self._asked_by.pop(msg.op, None) is not None:
             self._env.timers.cancel((TIMER, str(msg.op)))
             self._env.emit(ForgetPrepared(msg.op))
