@@ -14,6 +14,8 @@ from mdcluster.control.client import Client, RefusedError
 from mdcluster.control.protocol import Reply
 from mdcluster.control.shape import build
 from mdcluster.control.verbs import (
+    ActionArgs,
+    ActionWord,
     AdoptArgs,
     Args,
     AssembleArgs,
@@ -123,6 +125,8 @@ class Changer:
             self._release(step.device)
         elif step.action == "run":
             self._start(step.device, (), run=True)
+        elif step.action == "action":
+            self._action(step.device)
         elif step.action == "reload":
             self._change(Verb.RELOAD, ReloadArgs(proposal()), "configuration read again.")
         else:
@@ -161,6 +165,12 @@ class Changer:
         self._change(
             Verb.STOP, StopArgs(proposal(), array), f"stopped {device_of(array)}", array=array
         )
+
+    def _action(self, array: str) -> None:
+        """mdadm says nothing where it is done (Manage.c); what was asked for is said here."""
+        word = values.action(self._command.given["action"])
+        args = ActionArgs(proposal(), array, ActionWord(word))
+        self._change(Verb.ACTION, args, f"{word} of {device_of(array)}", array=array)
 
     def _change(self, verb: Verb, args: Args, text: str, **what: str) -> None:
         self._done(verb, self._send(verb, args), text, **what)

@@ -30,18 +30,7 @@ def check_formats(command: Command, actions: set[str]) -> None:
 def check_misc(command: Command, action: str) -> None:
     if not action:
         raise UsageError("no action given in --misc mode, as --detail")
-    for name, actions in (
-        ("test", ("detail",)),
-        ("config", ("check-timing",)),
-        ("metadata", ("examine",)),
-        ("name", ("adopt",)),
-        ("scan", tuple(one for one in MISC_ACTIONS if one not in ("adopt", "release"))),
-    ):
-        if command.has(name) and action not in actions:
-            places = " or ".join(f"--{one}" for one in actions)
-            raise UsageError(f"--{name} is only meaningful with {places}")
-    if command.has("metadata"):
-        values.metadata(command.given["metadata"])
+    _check_misc_options(command, action)
     if action in LONE_ACTIONS:
         command.steps = (Step(action, ""),)
     elif action in MISC_ACTIONS and not command.steps:
@@ -61,6 +50,22 @@ def check_misc(command: Command, action: str) -> None:
             Step(step.action, step.device and values.array_name(step.device))
             for step in command.steps
         )
+
+
+def _check_misc_options(command: Command, action: str) -> None:
+    for name, actions in (
+        ("test", ("detail",)),
+        ("config", ("check-timing",)),
+        ("metadata", ("examine",)),
+        ("name", ("adopt",)),
+        ("scan", tuple(one for one in MISC_ACTIONS if one not in ("adopt", "release", "action"))),
+    ):
+        if command.has(name) and action not in actions:
+            places = " or ".join(f"--{one}" for one in actions)
+            raise UsageError(f"--{name} is only meaningful with {places}")
+    for name, check in (("metadata", values.metadata), ("action", values.action)):
+        if command.has(name):
+            check(command.given[name])
 
 
 def _check_create(command: Command) -> None:

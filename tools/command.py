@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from .options import Mode
 
-MISC_ACTIONS: Final = ("detail", "examine", "stop", "run", "wait", "adopt", "release")
+MISC_ACTIONS: Final = ("detail", "examine", "stop", "run", "action", "wait", "adopt", "release")
 LONE_ACTIONS: Final = ("cluster", "mdstat", "why", "check-timing", "reload")
 NODE_ACTIONS: Final = ("transfer", "fence-ack", "admit")
 MEMBER_ACTIONS: Final = ("fail", "remove", "add", "re-add")

@@ -204,6 +204,8 @@ def _names(array: ArrayDetail) -> Iterator[str]:
     yield _row("Events", array.events)
     if array.running:
         yield _row("Running On", printable(", ".join(array.running)))
+    if array.mismatched_sectors:
+        yield _row("Mismatches", f"{array.mismatched_sectors} sectors at the last check or repair")
     for wait in array.waiting:
         text = f"{wait.subject}: {wait.reason} (for {duration(wait.since_ms)})"
         yield _row("Waiting", printable(text))

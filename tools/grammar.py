@@ -167,6 +167,8 @@ class _Parser:
             if before:
                 raise UsageError(f"--{option.name} names one node, and is given twice")
             self.steps.append(Step(option.name, value))
+        elif option.value:
+            self._remember(option, value)
         self.action = option.name
         self.unused = option.name if option.name in MISC_ACTIONS else ""
 

@@ -23,6 +23,8 @@ _OTHER_LEVELS: Final = (
     *("linear", "raid0", "0", "stripe", "raid4", "4", "raid5", "5", "raid6", "6"),
     *("multipath", "mp", "faulty", "container"),
 )
+_ACTIONS: Final = ("check", "repair", "idle")
+_OTHER_ACTIONS: Final = ("frozen", "resync", "recover")
 _METADATA: Final = ("1.2", "1", "default")
 _OTHER_METADATA: Final = ("0", "0.90", "1.0", "1.1", "ddf", "imsm")
 
@@ -117,6 +119,14 @@ def metadata(text: str) -> str:
     if text in _OTHER_METADATA:
         raise UsageError(f"metadata {text} cannot be shared by nodes: use 1.2")
     raise UsageError(f"unrecognised metadata identifier: {text}; expected 1.2")
+
+
+def action(text: str) -> str:
+    """``--action``: what people may have md do with the members as they are."""
+    if text in _ACTIONS:
+        return text
+    hint = "the writer does that by itself; " if text in _OTHER_ACTIONS else ""
+    raise UsageError(f"invalid action {text}: {hint}expected {', '.join(_ACTIONS)}")
 
 
 def bitmap(text: str) -> str:

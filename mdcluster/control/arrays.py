@@ -108,6 +108,7 @@ class ArrayDetail(NamedTuple):
 
     set_name: the name in the superblocks, where it is not ``name`` alone (``HOST:NAME``).
     running: names of the nodes that may write to it. created and updated: seconds since the epoch.
+    mismatched: what the latest check or repair found different (md's mismatch_cnt).
     """
 
     name: str
@@ -129,6 +130,7 @@ class ArrayDetail(NamedTuple):
     bitmap: BitmapInfo | None = None
     running: tuple[str, ...] = ()
     waiting: tuple[Waiting, ...] = ()
+    mismatched_sectors: int = 0
 
 
 class MdstatArray(NamedTuple):

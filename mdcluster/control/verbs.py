@@ -35,6 +35,7 @@ class Verb(StrEnum):
     RELEASE = "release"
     ASSEMBLE = "assemble"
     STOP = "stop"
+    ACTION = "action"
     FAIL = "fail"
     REMOVE = "remove"
     ADD = "add"
@@ -129,6 +130,22 @@ class StopArgs(NamedTuple):
     array: str
 
 
+class ActionWord(StrEnum):
+    """md's sync_action, as far as a person may set it."""
+
+    CHECK = "check"
+    REPAIR = "repair"
+    IDLE = "idle"
+
+
+class ActionArgs(NamedTuple):
+    """Begin to compare the members of an array, or end that (``idle``)."""
+
+    proposal: str
+    array: str
+    action: ActionWord
+
+
 class MemberArgs(NamedTuple):
     """For fail, remove, add, readd."""
 
@@ -160,6 +177,7 @@ Args = (
     | ReleaseArgs
     | AssembleArgs
     | StopArgs
+    | ActionArgs
     | MemberArgs
     | NodeArgs
     | ReloadArgs
@@ -178,6 +196,7 @@ ARGS: dict[Verb, type[Args]] = {
     Verb.RELEASE: ReleaseArgs,
     Verb.ASSEMBLE: AssembleArgs,
     Verb.STOP: StopArgs,
+    Verb.ACTION: ActionArgs,
     Verb.FAIL: MemberArgs,
     Verb.REMOVE: MemberArgs,
     Verb.ADD: MemberArgs,

@@ -13,6 +13,8 @@ Rules of this file:
   what was to be resynced stays on record (`resync_sectors`, dirty slots) and comes afterwards.
 * No member starts RECOVERING during a BITMAP pass, which is short: bits of dead lives may then
   stand in the writer's slot alone, and md clears that where it recovers a member.
+* A check or a repair gives way: it ends, and is not begun again, as soon as a member fails,
+  anything needs a pass, or nobody runs the array (md does the same). What it found stays.
 * `Member.by_bitmap` of a FAULTY member says that the bitmaps still tell all it has missed, so
   that it may be re-added by them. That ends as soon as every role has a member again, be it one
   that recovers (md then clears bits: drivers/md/raid1.c, R1BIO_Degraded); for raid10, which must
@@ -31,12 +33,14 @@ from mdcluster.core.geometry import (
     array_size_sectors,
     end_sectors,
     hold_range,
+    may_look,
     needs_sync,
     redundant,
     survives_without,
     vacant_roles,
 )
 from mdcluster.core.model import (
+    LOOKING,
     MEMBERS_MAX,
     NODES_MAX,
     AddMember,
@@ -61,10 +65,11 @@ from mdcluster.core.model import (
     Slot,
     StartArray,
     StopArray,
+    StopLooking,
     SyncKind,
     SyncPass,
 )
-from mdcluster.core.statecheck import NUMBERS_MAX, SLOTS_MAX, validate
+from mdcluster.core.statecheck import MISMATCHED_MAX, NUMBERS_MAX, SLOTS_MAX, validate
 
 __all__ = [
     "Refused",
@@ -250,7 +255,7 @@ def _fail(state: ArrayState, change: FailMember, context: _Context) -> ArrayStat
         recovery_sectors=0,
         by_bitmap=was_equal or member.by_bitmap,
     )
-    return _with_member(state, failed)
+    return _with_member(_without_looking(state), failed)
 
 
 def _remove(state: ArrayState, change: RemoveMember, context: _Context) -> ArrayState | Refused:
@@ -360,18 +365,46 @@ def _begin(state: ArrayState, change: BeginSync, context: _Context) -> ArrayStat
         return Refused(
             f"{state.name}: cannot begin {change.kind}: {recovering[0].device} recovers first"
         )
+    looks = 0 if may_look(state) else None
     starts = {
         SyncKind.BITMAP: 0 if any(slot.dirty for slot in state.slots) else None,
         SyncKind.RESYNC: state.resync_sectors,
         SyncKind.RECOVER: min((m.recovery_sectors for m in recovering), default=None),
+        SyncKind.CHECK: looks,
+        SyncKind.REPAIR: looks,
     }
-    if change.kind not in starts:
-        return Refused(f"{state.name}: {change.kind} is not supported")
     start = starts[change.kind]
     if start is None:
-        return Refused(f"{state.name}: cannot begin {change.kind}: there is nothing to do")
+        return Refused(f"{state.name}: cannot begin {change.kind}: {_why_no_pass(state, change)}")
     serial = state.last_serial + 1
+    if change.kind in LOOKING:
+        state = replace(state, mismatched_sectors=0)
     return replace(state, sync=SyncPass(serial, change.kind, start), last_serial=serial)
+
+
+def _why_no_pass(state: ArrayState, change: BeginSync) -> str:
+    due = needs_sync(state)
+    if change.kind not in LOOKING or not state.running:
+        return "there is nothing to do" if state.running else "no node runs the array"
+    if due is not None:
+        return f"{due} is due and goes first; --wait for it"
+    return "no data has two copies in sync, there is nothing to compare; --add a member"
+
+
+def _stop_looking(
+    state: ArrayState, change: StopLooking, context: _Context
+) -> ArrayState | Refused:
+    if state.sync is None or state.sync.kind in LOOKING:
+        return _without_looking(state)
+    return Refused(
+        f"{state.name}: {state.sync.kind} cannot be ended: its members are not equal before it is "
+        "complete"
+    )
+
+
+def _without_looking(state: ArrayState) -> ArrayState:
+    looking = state.sync is not None and state.sync.kind in LOOKING
+    return replace(state, sync=None) if looking else state
 
 
 def _checkpoint(state: ArrayState, change: Checkpoint, context: _Context) -> ArrayState | Refused:
@@ -385,7 +418,10 @@ def _checkpoint(state: ArrayState, change: Checkpoint, context: _Context) -> Arr
         )
     if position == sync.position_sectors:
         return state
-    moved = replace(state, sync=replace(sync, position_sectors=position))
+    moved = replace(
+        _with_mismatches(state, change.mismatched_sectors),
+        sync=replace(sync, position_sectors=position),
+    )
     if sync.kind is SyncKind.RESYNC:
         return replace(moved, resync_sectors=position)
     if sync.kind is not SyncKind.RECOVER:
@@ -402,7 +438,7 @@ def _end(state: ArrayState, change: EndSync, context: _Context) -> ArrayState | 
         return state
     if sync is None or sync.serial != change.serial:
         return Refused(f"{state.name}: the end of pass {change.serial}, which does not run")
-    ended = replace(state, sync=None)
+    ended = replace(_with_mismatches(state, change.mismatched_sectors), sync=None)
     if sync.kind is not SyncKind.RECOVER:
         kept = tuple(s for s in state.slots if not (s.dirty and s.life in change.slots))
         resync = None if sync.kind is SyncKind.RESYNC else state.resync_sectors
@@ -412,6 +448,14 @@ def _end(state: ArrayState, change: EndSync, context: _Context) -> ArrayState | 
         done = replace(member, state=MemberState.IN_SYNC, recovery_sectors=0, by_bitmap=False)
         ended = _with_member(ended, done)
     return ended
+
+
+def _with_mismatches(state: ArrayState, found_sectors: int) -> ArrayState:
+    """What a check or a repair has found; a new writer may not know all of it."""
+    if state.sync is None or state.sync.kind not in LOOKING:
+        return state
+    known = max(state.mismatched_sectors, min(found_sectors, MISMATCHED_MAX))
+    return replace(state, mismatched_sectors=known)
 
 
 def _recovering(state: ArrayState) -> tuple[Member, ...]:
@@ -460,8 +504,10 @@ def _end_vain_pass(state: ArrayState) -> ArrayState:
         SyncKind.RESYNC: state.resync_sectors is None,
         SyncKind.RECOVER: not _recovering(state),
         SyncKind.BITMAP: not any(slot.dirty for slot in state.slots),
+        SyncKind.CHECK: not may_look(state),
+        SyncKind.REPAIR: not may_look(state),
     }
-    return replace(state, sync=None) if vain.get(state.sync.kind, True) else state
+    return replace(state, sync=None) if vain[state.sync.kind] else state
 
 
 _HANDLERS: dict[type, Callable[[ArrayState, Any, _Context], ArrayState | Refused]] = {
@@ -478,4 +524,5 @@ _HANDLERS: dict[type, Callable[[ArrayState, Any, _Context], ArrayState | Refused
     BeginSync: _begin,
     Checkpoint: _checkpoint,
     EndSync: _end,
+    StopLooking: _stop_looking,
 }

@@ -161,6 +161,8 @@ class SyncReached:
 
     planned/copied: sectors of this step, as counted. next_dirty: where the next sector to
     copy lies (the end of the array if none): the clean range before it needs no window.
+    mismatched: what a check or a repair found different in this step; a check copies nothing,
+    its sectors count as copied once they were compared.
     """
 
     array: ArrayId
@@ -170,6 +172,7 @@ class SyncReached:
     copied_sectors: int
     next_dirty_sectors: int
     problem: str
+    mismatched_sectors: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,3 +104,8 @@ def needs_sync(state: ArrayState) -> SyncKind | None:
     if any(slot.dirty for slot in state.slots):
         return SyncKind.BITMAP
     return None
+
+
+def may_look(state: ArrayState) -> bool:
+    """Whether a check or a repair makes sense: members that should be equal, nothing else due."""
+    return bool(state.running) and redundant(state) and needs_sync(state) is None

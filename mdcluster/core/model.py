@@ -87,8 +87,12 @@ class SyncKind(StrEnum):
     RESYNC = "resync"  # all of [position, end): make the members equal
     RECOVER = "recover"  # rebuild the RECOVERING members
     BITMAP = "bitmap"  # what the bitmaps of dead lives say is dirty
-    CHECK = "check"
-    REPAIR = "repair"
+    CHECK = "check"  # compare the members, copy nothing
+    REPAIR = "repair"  # compare them, and make equal what differs
+
+
+LOOKING = frozenset({SyncKind.CHECK, SyncKind.REPAIR})
+"""Passes that somebody asked for; no state needs them, and they give way to all that one does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,8 @@ class ArrayState:
     paused: bool = False
     released: bool = False  # given back to plain md: its superblocks are, or are about to be, plain
     slot_count: int = 64  # bitmap slots of its cluster area, which tells the area's shape
+    mismatched_sectors: int = 0  # what the latest check or repair found different, as far as it
+    # came (md's mismatch_cnt)
 
     def member(self, device: DeviceId) -> Member | None:
         return next((m for m in self.members if m.device == device), None)
@@ -363,6 +369,7 @@ class Checkpoint:
     array: ArrayId
     serial: int
     position_sectors: int
+    mismatched_sectors: int = 0  # found different so far by a check or a repair
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,6 +379,14 @@ class EndSync:
     array: ArrayId
     serial: int
     slots: tuple[Life, ...] = ()
+    mismatched_sectors: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StopLooking:
+    """--action=idle: a check or a repair that is under way ends where it is."""
+
+    array: ArrayId
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,6 +441,7 @@ ArrayChange = (
     | BeginSync
     | Checkpoint
     | EndSync
+    | StopLooking
 )
 VoterChange = BindVoter | AddVoter | RemoveVoter
 ClusterChange = VoterChange | ForgetArray | HandOver

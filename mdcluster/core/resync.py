@@ -16,6 +16,8 @@ Rules of this file:
   copied: what a later writer finds dirty is then only what was not copied yet. In a resync,
   that may give way to a recovery which clears the own slot, only once what its bits say is
   copied, or lies where the resync has yet to come.
+* A check copies nothing and is held all the same: what a node is just writing would differ. It
+  and a repair count what differs; neither looks at bitmaps.
 * A recovery ends while every node, this one included, holds the whole array, and the holds go
   only when the end is applied everywhere.
 * A hold that is not confirmed by its deadline is released everywhere and tried again later; so
@@ -40,6 +42,7 @@ from mdcluster.core.geometry import chunk_start, end_sectors, redundant, vacant_
 from mdcluster.core.holds import Holds
 from mdcluster.core.messages import HoldAck, HoldReport
 from mdcluster.core.model import (
+    LOOKING,
     ArrayChange,
     ArrayState,
     Checkpoint,
@@ -117,6 +120,8 @@ class Pass:
         self._to_zero = list(self._dirty)
         self._bits_asked = 0
         self._bits_set = False  # those of a resync by position, or there are none
+        # known of all below `complete`
+        self._mismatched = state.mismatched_sectors if self.kind in LOOKING else 0
         self._copying: tuple[int, int] | None = None
         self._clean_to = 0  # nothing is dirty between complete and here
         self._due_ms = 0  # no new window before
@@ -468,6 +473,7 @@ class Pass:
         self._tries, self._problem = 0, ""
         self._due_ms = self._pace.copied(lo, hi)
         self._complete = hi
+        self._mismatched += event.mismatched_sectors
         self._skip(event.next_dirty_sectors)
         self._notify("sync_moved")
         self._checkpoint()
@@ -496,7 +502,7 @@ class Pass:
             return
         if self._checkpointed < self._complete < self._end:
             self._checkpoint_ms, self._checkpoint_asked = now_ms, self._complete
-            self._propose(Checkpoint(self.array, self.serial, self._complete))
+            self._propose(Checkpoint(self.array, self.serial, self._complete, self._mismatched))
 
     def _halt(self, delay_ms: int) -> None:
         """Stop copying; then, after a pause, begin again at what is complete."""
@@ -577,7 +583,8 @@ class Pass:
     def _propose_end(self) -> None:
         """Proposed again with backoff until `on_state` shows the end."""
         self._phase = Phase.ENDING
-        self._propose(EndSync(self.array, self.serial, tuple(s.life for s in self._dirty)))
+        slots = tuple(slot.life for slot in self._dirty)
+        self._propose(EndSync(self.array, self.serial, slots, self._mismatched))
         self._env.after(self._key("go"), self._env.timing.retry_max_ms)
 
 

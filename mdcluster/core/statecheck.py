@@ -5,7 +5,7 @@ an assertion after every change. Pure.
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from mdcluster.core.geometry import NEAR_2, data_sets, end_sectors
+from mdcluster.core.geometry import NEAR_2, data_sets, end_sectors, may_look
 from mdcluster.core.model import MEMBERS_MAX, NODES_MAX, ArrayState, Member, MemberState, SyncKind
 
 SLOTS_MAX = NODES_MAX + 8
@@ -22,6 +22,7 @@ NAME_MAX = 32
 """set_name of a v1.2 superblock, in bytes."""
 
 SECTORS_MAX = 1 << 55
+MISMATCHED_MAX = SECTORS_MAX * MEMBERS_MAX
 _NAME_MARKS = frozenset("._-+:")
 
 _T = TypeVar("_T")
@@ -94,6 +95,8 @@ def _size_problems(state: ArrayState) -> Iterator[str]:
         yield f"component size {state.size_sectors} is no multiple of the chunk size"
     if state.resync_sectors is not None and not 0 <= state.resync_sectors <= end_sectors(state):
         yield f"resync position {state.resync_sectors} lies outside of the array"
+    if not 0 <= state.mismatched_sectors <= MISMATCHED_MAX:
+        yield f"{state.mismatched_sectors} mismatched sectors are out of range"
 
 
 def _member_problems(state: ArrayState) -> Iterator[str]:
@@ -168,10 +171,12 @@ def _sync_problems(state: ArrayState) -> Iterator[str]:
         SyncKind.RESYNC: state.resync_sectors is not None,
         SyncKind.RECOVER: any(m.state is MemberState.RECOVERING for m in state.members),
         SyncKind.BITMAP: any(slot.dirty for slot in state.slots),
+        SyncKind.CHECK: may_look(state),
+        SyncKind.REPAIR: may_look(state),
     }
     if premise[SyncKind.RECOVER] and sync.kind is not SyncKind.RECOVER:
         yield f"a pass of kind {sync.kind} while a member recovers"
-    if not premise.get(sync.kind, False):
+    if not premise[sync.kind]:
         yield f"a pass of kind {sync.kind} that has nothing to do"
 
 

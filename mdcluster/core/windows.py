@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mdcluster.core.env import Env
 from mdcluster.core.geometry import chunk_grain, end_sectors
 from mdcluster.core.messages import HoldReport
-from mdcluster.core.model import ArrayState
+from mdcluster.core.model import LOOKING, ArrayState
 
 _ALIGN_SECTORS = 128
 """64 KiB: md copies so much at a time (RESYNC_BLOCK_SIZE of drivers/md/raid1-10.c)."""
@@ -97,12 +97,15 @@ def resume_point(
     """Where a new writer goes on: the highest position that anybody knows to be complete.
 
     That is the committed checkpoint, or what the writer before told any node of the same
-    pass (it tells so only after all before it was copied and flushed).
+    pass (it tells so only after all before it was copied and flushed). A check or a repair goes
+    on at its checkpoint: what was found behind it, nobody was told.
     """
     sync = state.sync
     if sync is None:
         return 0
     complete = sync.position_sectors
+    if sync.kind in LOOKING:
+        return complete
     for report in (*reports, own):
         if report and (report.array, report.serial) == (state.uuid, sync.serial):
             complete = max(complete, report.complete_sectors)

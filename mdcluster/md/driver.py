@@ -79,14 +79,18 @@ class ArrayStatus:
 class SyncStep:
     """What one allowed stretch of a sync did.
 
-    planned and copied are equal exactly if all that was to be copied was. A driver that cannot
-    count as exactly as that makes sure by what it can see, or raises.
+    planned, copied: sectors to be copied, and copied; of a check, compared. They are equal exactly
+    if all that was to be copied was. A driver that cannot count as exactly as that makes sure by
+    what it can see, or raises. mismatched: sectors that a check or a repair found different in
+    this stretch, on each member for itself (the kernel's mismatch_cnt counts whole requests of
+    up to 64 KiB).
     """
 
     position_sectors: int
     planned_sectors: int
     copied_sectors: int
     next_dirty_sectors: int
+    mismatched_sectors: int = 0
 
 
 class DriverEvents(Protocol):
@@ -175,7 +179,9 @@ class MdDriver(Protocol):
         """Begin at `position`, limited to it.
 
         For RESYNC and BITMAP that must not be above `next_dirty(array, 0)`: from there on md
-        copies. DriverError for all kinds but RECOVER while a member with a role is not in sync.
+        copies. CHECK writes nothing; REPAIR writes what differs; both look at all from the
+        position on, whatever the bitmap. DriverError for all kinds but RECOVER while a member
+        with a role is not in sync.
         """
 
     async def limit_sync(self, array: ArrayId, hi_sectors: int) -> SyncStep:

@@ -331,11 +331,6 @@ class EmbeddedDriver:
             return running.sync.next_dirty(from_sectors)
         return next_dirty(running.array, from_sectors)
 
-    def mismatched_sectors(self, array: ArrayId) -> int:
-        """What a CHECK has found different so far (md's mismatch_cnt)."""
-        sync = self._of(array).sync
-        return sync.mismatched_sectors if sync is not None else 0
-
     # --- looking ------------------------------------------------------------------------------
 
     def status(self, array: ArrayId) -> ArrayStatus:

@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import suppress
 from typing import Final
 
-from mdcluster.core.model import SyncKind
+from mdcluster.core.model import LOOKING, SyncKind
 from mdcluster.md.driver import DriverError, GateCheck, SyncStep
 from mdcluster.md.embedded_array import EmbeddedArray
 from mdcluster.md.embedded_members import Attached
@@ -33,7 +33,6 @@ class Sync:
         self.kind = kind
         self.position_sectors = position_sectors
         self.limit_sectors = position_sectors
-        self.mismatched_sectors = 0
         self._array = array
         self._gate_check = gate_check
         self._stopping = False
@@ -41,6 +40,7 @@ class Sync:
         self._running: asyncio.Task[SyncStep] | None = None
         self._used: set[MemberIo] = set()
         self._copied = 0
+        self._mismatched = 0
         array.resyncing = kind in _EQUALIZING
 
     async def limit(self, hi_sectors: int) -> SyncStep:
@@ -82,7 +82,7 @@ class Sync:
         lo, hi = self._array.geometry.copy_range(self.position_sectors, hi_sectors)
         plan = list(self._extents(lo, hi))
         planned = sum(_length(stretch) for stretch in self._stretches(plan))
-        self._broken, self._copied = False, 0
+        self._broken, self._copied, self._mismatched = False, 0, 0
         self._refuse_if_pending()
         stretches = self._stretches(plan)
         await _all_of(self._work(stretches) for _ in range(DEPTH))
@@ -96,7 +96,8 @@ class Sync:
                     await self._array.bitmap.clear_idle()
         self.position_sectors = max(self.position_sectors, hi_sectors)
         position = self.position_sectors
-        return SyncStep(position, planned, self._copied, self.next_dirty(position))
+        dirty = self.next_dirty(position)
+        return SyncStep(position, planned, self._copied, dirty, self._mismatched)
 
     def _extents(self, lo: int, hi: int) -> Iterator[tuple[int, int]]:
         if self.by_bitmap:
@@ -122,7 +123,7 @@ class Sync:
             try:
                 async with self._array.writes.locked(lo, hi):
                     self._refuse_if_pending()
-                    if self.kind is SyncKind.CHECK:
+                    if self.kind in LOOKING:
                         await _all_of(self._compare(piece) for piece in stretch)
                     else:
                         await _all_of(
@@ -142,12 +143,17 @@ class Sync:
         await _all_of(self._write(member, at, data) for member, at in targets)
 
     async def _compare(self, piece: Piece) -> None:
+        """As md's process_checks: a repair writes only where something differs."""
         source, at = self._source(piece)
         data = await self._read(source, at, piece)
         for member, at in self._targets(piece):
             other = await self._read(member, at, piece)
-            if other != data:
-                self.mismatched_sectors += _differing_sectors(data, other)
+            if other == data:
+                continue
+            self._mismatched += _differing_sectors(data, other)
+            if self.kind is SyncKind.REPAIR:
+                self._used.add(member.io)
+                await self._write(member, at, data)
 
     def _source(self, piece: Piece) -> tuple[Attached, int]:
         found = self._array.choose(piece, first=True)
@@ -168,7 +174,7 @@ class Sync:
                 continue
             if self.kind is SyncKind.RECOVER and member.in_sync:
                 continue
-            if self.kind is SyncKind.CHECK and not member.in_sync:
+            if self.kind in LOOKING and not member.in_sync:
                 continue
             targets.append((member, member.at(copy)))
         return targets

@@ -11,6 +11,8 @@ from uuid import UUID, uuid4
 
 from mdcluster.control.verbs import (
     MISSING,
+    ActionArgs,
+    ActionWord,
     AdoptArgs,
     AssembleArgs,
     CreateArgs,
@@ -26,6 +28,7 @@ from mdcluster.core.model import (
     AdoptArray,
     ArrayId,
     ArrayState,
+    BeginSync,
     BindVoter,
     Change,
     ClusterState,
@@ -42,6 +45,8 @@ from mdcluster.core.model import (
     RemoveMember,
     StartArray,
     StopArray,
+    StopLooking,
+    SyncKind,
 )
 from mdcluster.core.statecheck import (
     SECTORS_MAX,
@@ -311,6 +316,14 @@ def release(args: ReleaseArgs, arrays: Sequence[ArrayState]) -> Wish:
 def stop(args: StopArgs, arrays: Sequence[ArrayState]) -> Wish:
     """Stop an array on all nodes."""
     return Wish(StopArray(find_array(arrays, args.array).uuid))
+
+
+def action(args: ActionArgs, arrays: Sequence[ArrayState]) -> Wish:
+    """Compare the members of an array, repair what differs, or end that."""
+    array = find_array(arrays, args.array).uuid
+    if args.action is ActionWord.IDLE:
+        return Wish(StopLooking(array))
+    return Wish(BeginSync(array, SyncKind(args.action.value)))
 
 
 # --- members -----------------------------------------------------------------------------------

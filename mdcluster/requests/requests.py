@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from mdcluster.control.verbs import (
+    ActionArgs,
     AdoptArgs,
     Args,
     AssembleArgs,
@@ -71,6 +72,8 @@ class Requests:
             return (build.assemble(args, states_of(self._view()), looks),)
         if isinstance(args, StopArgs):
             return (build.stop(args, states_of(self._view())),)
+        if isinstance(args, ActionArgs):
+            return (build.action(args, states_of(self._view())),)
         if isinstance(args, MemberArgs):
             return await self._members(verb, args)
         if isinstance(args, NodeArgs) and verb is Verb.TRANSFER:

@@ -217,6 +217,7 @@ def detail(view: NodeView, here: Here, state: ArrayState, speeds: Speeds) -> Arr
         bitmap=_bitmap(state, here),
         running=tuple(sorted(names.get(life.node, life.node) for life in state.running)),
         waiting=waiting(view, state.uuid),
+        mismatched_sectors=state.mismatched_sectors,
     )
 
 

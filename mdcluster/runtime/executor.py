@@ -340,6 +340,7 @@ class Executor:
                 step.copied_sectors,
                 step.next_dirty_sectors,
                 "",
+                step.mismatched_sectors,
             )
         )
 

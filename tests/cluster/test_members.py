@@ -1,11 +1,12 @@
 """Members that fail, come and come back while clients write on all nodes."""
 
+import uuid
 from pathlib import Path
 
 import pytest
 
-from mdcluster.control.verbs import Verb
-from tests.cluster.images import assert_holds, assert_identical, fill_with_noise
+from mdcluster.control.verbs import ActionArgs, ActionWord, Verb
+from tests.cluster.images import assert_holds, assert_identical, fill_with_noise, superblock
 from tests.cluster.proof import FAST, ProofCluster, ProofDaemon, copying, marks
 from tests.cluster.workload import BLOCK_BYTES, Workload, spread, verify_everywhere
 
@@ -151,3 +152,40 @@ def one_of(cluster: ProofCluster, writer: bool) -> ProofDaemon:
     if not writer:
         found = next(daemon for daemon in cluster.living if daemon is not found)
     return cluster.proof(found.name)
+
+
+def test_a_check_counts_what_a_repair_mends(tmp_path: Path) -> None:
+    """While everybody writes: nothing that is just being written counts as different."""
+    with ProofCluster(tmp_path, settings=FAST) as cluster:
+        images, size = started(cluster)
+        blocks = spread(120, size * 512 // BLOCK_BYTES, len(NAMES))
+        used = {block.number for block in blocks}
+        spoiled = next(n for n in range(size * 512 // BLOCK_BYTES) if n not in used)
+        spoil(images[1], spoiled)
+        with Workload(cluster.sockets("r"), blocks) as load:
+            load.progress(NAMES)
+            for word, found in (("check", 8), ("check", 8), ("repair", 8), ("check", 0)):
+                look(cluster, ActionWord(word))
+                load.progress(NAMES)
+                seen = [cluster.detail("r", cluster[name]).mismatched_sectors for name in NAMES]
+                assert seen == [found] * len(NAMES)
+        settled(cluster, images, load)
+
+
+def spoil(image: Path, block: int) -> None:
+    """Other content than the other members have, and nobody was told."""
+    at = superblock(image).data_offset_sectors * 512 + block * BLOCK_BYTES
+    with image.open("r+b") as file:
+        file.seek(at)
+        file.write(b"?" * BLOCK_BYTES)
+
+
+def look(cluster: ProofCluster, word: ActionWord) -> None:
+    """A whole check or repair, asked for at any node."""
+    with cluster.living[0].client() as client:
+        client.call(Verb.ACTION, ActionArgs(str(uuid.uuid4()), "r", word))
+    for daemon in cluster.living:
+        cluster.until(
+            lambda daemon=daemon: cluster.detail("r", daemon).sync is None,  # type: ignore[misc]
+            f"the {word} is over, as {daemon.name} sees it",
+        )

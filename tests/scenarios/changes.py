@@ -57,6 +57,15 @@ class Changes:
     def change_stop(self, array: str) -> m.Change:
         return m.StopArray(m.ArrayId(array))
 
+    def change_check(self, array: str) -> m.Change:
+        return m.BeginSync(m.ArrayId(array), m.SyncKind.CHECK)
+
+    def change_repair(self, array: str) -> m.Change:
+        return m.BeginSync(m.ArrayId(array), m.SyncKind.REPAIR)
+
+    def change_idle(self, array: str) -> m.Change:
+        return m.StopLooking(m.ArrayId(array))
+
     def change_fail(self, array: str, device: str) -> m.Change:
         return m.FailMember(m.ArrayId(array), m.DeviceId(device), "an administrator says so")
 

@@ -10,7 +10,7 @@ from typing import Any
 from mdcluster.core import effects as fx
 from mdcluster.core import events as ev
 from mdcluster.core.geometry import end_sectors
-from mdcluster.core.model import ZERO, ArrayId, ArrayState, DeviceId, SyncKind
+from mdcluster.core.model import LOOKING, ZERO, ArrayId, ArrayState, DeviceId, SyncKind
 from tests.scenarios import words
 from tests.scenarios.script import ScenarioError
 from tests.scenarios.words import MIB
@@ -171,8 +171,10 @@ class Md(Peer):
             return ev.SyncReached(array, effect.serial, lo, 0, 0, lo, problem)
         # md passes by what is clean; with a bitmap it takes no position: it starts at 0
         dirty = {c for c in self.own_bits(array) if lo <= c * MIB < hi}
-        by_bits = kind is not SyncKind.RECOVER or dirty
+        by_bits = kind not in LOOKING and (kind is not SyncKind.RECOVER or dirty)
         planned = len(dirty) * MIB if by_bits else hi - lo
+        differing = self.world.differing.setdefault(array, set())
+        found = {c for c in differing if lo <= c * MIB < hi} if kind in LOOKING else set()
         if not by_bits:
             self.world.check_copy(self, array, lo, hi)
         elif dirty:
@@ -180,12 +182,16 @@ class Md(Peer):
         if not short:
             self.own_bits(array).difference_update(dirty)
             self.syncing[array] = (kind, hi)
+        if kind is SyncKind.REPAIR:
+            differing -= found
         first = lo if not by_bits else min(dirty, default=hi // MIB) * MIB
+        verb = "compared" if kind in LOOKING else "copied"
         span = words.span(first, hi)
-        self.world.note(f"{self.life.node}: copied {planned // MIB} MiB of {span}")
+        self.world.note(f"{self.life.node}: {verb} {planned // MIB} MiB of {span}")
         copied = planned - MIB if short else planned
         after = self._next_dirty(array, hi)
-        return ev.SyncReached(array, effect.serial, hi, planned, copied, after, "")
+        mismatched = len(found) * MIB
+        return ev.SyncReached(array, effect.serial, hi, planned, copied, after, "", mismatched)
 
     def _stop_sync(self, effect: fx.StopSync, problem: str) -> ev.Event:
         self.syncing.pop(effect.array, None)

@@ -113,6 +113,10 @@ class Nature:
         """dirty b r0 3 7: host b was writing in these chunks of 1 MiB."""
         self._live(name).own_bits(m.ArrayId(array)).update(map(int, chunks))
 
+    def do_differ(self, array: str, *chunks: str) -> None:
+        """differ r0 3 7: the members differ in these chunks of 1 MiB, and no bit says so."""
+        self.world.differing.setdefault(m.ArrayId(array), set()).update(map(int, chunks))
+
     def do_open(self, name: str, array: str) -> None:
         self._live(name).busy_arrays.add(m.ArrayId(array))
 

@@ -89,6 +89,7 @@ class World:
         self.disks: dict[DeviceId, Disk] = {}
         self.bits: dict[tuple[ArrayId, int], set[int]] = {}  # slot -> dirty chunks
         self.timing = Timing()
+        self.differing: dict[ArrayId, set[int]] = {}  # chunks, and no bit says so
         self.fence_works: set[Life] = set()
         self.agent_works: dict[str, bool] = {}  # by name of the host; none: there is no agent
         self.cuts: set[tuple[str, str]] = set()

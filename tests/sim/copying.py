@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mdcluster.core.effects import Effect, LimitSync, StartSync, StopSync
 from mdcluster.core.events import Event, SyncReached, SyncStopped
-from mdcluster.core.model import ArrayId, SyncKind
+from mdcluster.core.model import LOOKING, ArrayId, SyncKind
 from tests.sim.disks import BLOCK_SECTORS, SIZE_SECTORS
 from tests.sim.mdmodel import BY_POSITION, Leg, MdArray, Sync
 
@@ -80,7 +80,7 @@ class Copying:
             left_out = blocks.pop(self.world.rng.randrange(planned))  # md says so
             sync.left_out |= array.whole(1 << left_out)
         self.world.load["windows"] += 1
-        sync.copying = True
+        sync.copying, sync.mismatched = True, 0
         self._copy_next(effect, array, sync, deque(blocks), (planned, 0))
 
     def _cut_short(self, effect: LimitSync, sync: Sync, planned: int) -> bool:
@@ -97,10 +97,19 @@ class Copying:
         self.done(effect, None)
 
     def _reached(
-        self, effect: LimitSync, at: int, planned: int, copied: int, next_dirty: int, problem: str
+        self,
+        effect: LimitSync,
+        at: int,
+        planned: int,
+        copied: int,
+        next_dirty: int,
+        problem: str,
+        mismatched: int = 0,
     ) -> None:
         planned, copied = planned * BLOCK_SECTORS, copied * BLOCK_SECTORS
-        event = SyncReached(effect.array, effect.serial, at, planned, copied, next_dirty, problem)
+        event = SyncReached(
+            effect.array, effect.serial, at, planned, copied, next_dirty, problem, mismatched
+        )
         self.done(effect, event)
 
     def _copy_next(
@@ -124,7 +133,9 @@ class Copying:
             sync.copying = False
             sync.position = effect.hi_sectors
             next_dirty = array.next_dirty(effect.hi_sectors)
-            self._reached(effect, effect.hi_sectors, *count, next_dirty, "")
+            self._reached(
+                effect, effect.hi_sectors, *count, next_dirty, "", sync.mismatched * BLOCK_SECTORS
+            )
             return
         block = blocks[0]
         if any(write.block == block and write.pending for write in array.in_flight):
@@ -160,8 +171,12 @@ class Copying:
         self.world.check.copying(self.host, array, block, source)
         recovers = sync.kind is SyncKind.RECOVER  # then md writes to who recovers, only
         targets = [x for x in array.legs if not x.faulty and not (recovers and x.in_sync)]
+        if sync.kind in LOOKING:
+            self.world.load["blocks_compared"] += 1
+            targets = [leg for leg in targets if leg.in_sync and leg.disk.data[block] != value]
+            sync.mismatched += bool(targets)
         problem = ""
-        for leg in targets:
+        for leg in targets if sync.kind is not SyncKind.CHECK else ():
             if leg.disk.writes_for(self.host.index) and leg.disk.device == leg.device:
                 self.world.check.disk_written(self.host, leg.disk)
                 leg.disk.data[block] = value
@@ -174,7 +189,8 @@ class Copying:
             array.resubmit()
             self._reached(effect, block * BLOCK_SECTORS, *count, SIZE_SECTORS, problem)
             return
-        array.copied(block)
-        self.world.load["blocks_copied"] += 1
+        if sync.kind not in LOOKING:
+            array.copied(block)
+            self.world.load["blocks_copied"] += 1
         array.resubmit()
         self._copy_next(effect, array, sync, blocks, (count[0], count[1] + 1))

@@ -16,7 +16,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mdcluster.core.events import MemberFailed
-from mdcluster.core.model import ArrayId, ArrayState, DeviceId, Member, MemberState, SyncKind
+from mdcluster.core.model import (
+    LOOKING,
+    ArrayId,
+    ArrayState,
+    DeviceId,
+    Member,
+    MemberState,
+    SyncKind,
+)
 from tests.sim.disks import (
     BLOCK_SECTORS,
     BLOCKS,
@@ -31,7 +39,8 @@ from tests.sim.disks import (
 if TYPE_CHECKING:
     from tests.sim.hosts import Host
 
-BY_POSITION = (SyncKind.RECOVER, SyncKind.CHECK, SyncKind.REPAIR)
+
+BY_POSITION = LOOKING | {SyncKind.RECOVER}
 
 
 @dataclass(slots=True, eq=False)
@@ -70,6 +79,7 @@ class Sync:
     busy_block: int = -1
     left_out: int = 0  # bits of chunks of which a block was left out
     copying: bool = False  # a step is under way
+    mismatched: int = 0  # blocks found different in this step
     stopping: bool = False
 
 
@@ -395,10 +405,9 @@ class MdArray:
     def plan(self, sync: Sync, lo: int, hi: int) -> int:
         """Blocks to copy in [lo, hi): all, or (as md's NEEDED bits) what was set or degraded."""
         mask = mask_of(block_range(lo, hi))
-        full = sync.kind in BY_POSITION and not all(
-            leg.by_bitmap for leg in self.legs if not leg.in_sync and not leg.faulty
-        )
-        return mask if full else mask & (self.sync_bits | self.degraded_bits)
+        targets = [leg for leg in self.legs if not leg.in_sync and not leg.faulty]
+        new = sync.kind is SyncKind.RECOVER and not all(leg.by_bitmap for leg in targets)
+        return mask if new or sync.kind in LOOKING else mask & (self.sync_bits | self.degraded_bits)
 
     def next_dirty(self, from_sectors: int) -> int:
         sync = self.sync

@@ -83,6 +83,7 @@ _begin_hand_over = Election.begin_hand_over
 _give_word = Election.give_word
 _on_held = Holds.on_held
 _announce_ahead = Pass._announce_ahead
+_next_window = Pass._next_window
 _set_bits = Pass._set_bits
 _step_problem = resync._step_problem
 _tend_array = Keeper._tend_array
@@ -179,6 +180,12 @@ def _begins_any(state: ArrayState, change: BeginSync, context: Any) -> Any:
 def _at_its_position(self: Pass, first_dirty: int) -> None:
     if self._by_bitmap:
         self._complete = max(self._complete, min(first_dirty, self._end))
+
+
+def _looks_unheld(self: Pass) -> None:
+    if self.kind is SyncKind.CHECK:
+        self._holds.others.clear()
+    _next_window(self)
 
 
 def _not_counted(event: SyncReached, hi: int) -> str:
@@ -336,6 +343,9 @@ PLANTED: dict[str, Planted] = {
     ),
     "bits_not_set_before_resync_by_position": Planted(
         ((Pass, "_set_bits", _no_bits),), scenes.mix_of(scenes.nothing_more), "(6)"
+    ),
+    "check_not_held": Planted(
+        ((Pass, "_next_window", _looks_unheld),), scenes.mix_of(scenes.looks), "(6)"
     ),
     "sectors_not_counted": Planted(
         ((resync, "_step_problem", _not_counted),), scenes.mix_of(scenes.short_copies), "(6)"

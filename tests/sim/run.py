@@ -35,6 +35,7 @@ LOAD_MIN = {
     "fault_partition": 0.1,
     "messages lost": 5.0,
     "windows": 4.0,
+    "blocks_compared": 2.0,
     "copies_cut_short": 0.2,
     "stage_hand over": 0.1,
     "stage_stop": 0.05,

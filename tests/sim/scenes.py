@@ -12,6 +12,7 @@ from mdcluster.core.effects import PrepareDevices, WriteSuperblocks
 from mdcluster.core.events import Asked, FenceAcked, Line
 from mdcluster.core.model import (
     ArrayId,
+    BeginSync,
     FailMember,
     HandOver,
     ReleaseArray,
@@ -94,6 +95,14 @@ def follower_fails_in_resync(run: Run) -> None:
             world.after_us(run.rng.randrange(100_000, 200_000), fail)
 
     fail()
+
+
+def looks(run: Run) -> None:
+    """Checks, while applications write."""
+    world = run.world
+    for uuid in world.workload.arrays:
+        world.workload.wish(BeginSync(uuid, SyncKind.CHECK))
+    world.after_us(2 * SECOND_US, looks, run)
 
 
 def late_apply(run: Run) -> None:

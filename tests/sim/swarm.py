@@ -25,6 +25,7 @@ ADMIN = (
     "re_add_member",
     "add_member",
     "stop_or_start",
+    "look",
     "transfer",
     "reload",
     "admit_again",

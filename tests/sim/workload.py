@@ -17,6 +17,7 @@ from mdcluster.core.model import (
     AdoptArray,
     ArrayId,
     ArrayState,
+    BeginSync,
     BindVoter,
     Change,
     CreateArray,
@@ -31,6 +32,8 @@ from mdcluster.core.model import (
     RemoveMember,
     StartArray,
     StopArray,
+    StopLooking,
+    SyncKind,
 )
 from tests.sim.disks import BLOCK_SECTORS, BLOCKS, SIZE_SECTORS, Disk
 from tests.sim.mdmodel import MdArray, Write
@@ -328,6 +331,19 @@ class Workload:
         self.world.load["admin_adopt"] += 1
         events = max(disk.events for disk in disks)
         self.wish(AdoptArray(uuid, state, paths, events))
+
+    def look(self) -> None:
+        """A check or a repair, or the end of one."""
+        state = self.array()
+        if state is None:
+            return
+        self.world.load["admin_look"] += 1
+        draw = self.world.rng.random()
+        if draw < 0.2:
+            self.wish(StopLooking(state.uuid))
+        else:
+            kind = SyncKind.CHECK if draw < 0.7 else SyncKind.REPAIR
+            self.wish(BeginSync(state.uuid, kind))
 
     def transfer(self, at: Host | None = None) -> None:
         """To anybody; asked for at a host, for one that is to happen at once."""

@@ -40,6 +40,7 @@ from mdcluster.core.model import (
     Slot,
     StartArray,
     StopArray,
+    StopLooking,
     SyncKind,
     SyncPass,
 )
@@ -425,7 +426,57 @@ def test_one_pass_at_a_time_and_only_with_something_to_do() -> None:
     assert "not finished" in refusal(state, BeginSync(ARRAY, SyncKind.RESYNC))
     for kind in (SyncKind.RESYNC, SyncKind.RECOVER, SyncKind.BITMAP):
         assert "nothing to do" in refusal(mirror(), BeginSync(ARRAY, kind))
-    assert "not supported" in refusal(mirror(), BeginSync(ARRAY, SyncKind.CHECK))
+
+
+@pytest.mark.parametrize("kind", [SyncKind.CHECK, SyncKind.REPAIR])
+def test_what_a_check_finds_is_kept(kind: SyncKind) -> None:
+    state = syncing(mirror(), kind)
+    assert state.sync == SyncPass(1, kind, 0) and state.resync_sectors is None
+    state = change(state, Checkpoint(ARRAY, 1, MIB, 3))
+    assert state.mismatched_sectors == 3
+    assert change(state, Checkpoint(ARRAY, 1, 2 * MIB, 1)).mismatched_sectors == 3
+    state = change(state, EndSync(ARRAY, 1, (), 8))
+    assert state.sync is None and state.mismatched_sectors == 8
+    assert syncing(state, kind).mismatched_sectors == 0
+    state = change(state, EndLife(ARRAY, N3))
+    assert syncing(state, SyncKind.BITMAP).mismatched_sectors == 8  # of the latest check
+
+
+def test_a_check_needs_two_copies_and_nothing_due() -> None:
+    check = BeginSync(ARRAY, SyncKind.CHECK)
+    assert "resync is due" in refusal(mirror(clean=False), check)
+    assert "bitmap is due" in refusal(change(mirror(), EndLife(ARRAY, N3)), check)
+    assert "dev-c recovers first" in refusal(change(mirror(spares=1), fail(A)), check)
+    assert "two copies" in refusal(change(mirror(), fail(A)), check)
+    assert "not finished" in refusal(syncing(mirror(), SyncKind.CHECK), check)
+    assert "stopped" in refusal(change(mirror(), StopArray(ARRAY)), check)
+    alone = change(mirror(N1), LeaveRunner(ARRAY, N1))
+    assert "no node runs" in refusal(alone, check)
+    half = change(mirror(level=10, raid_disks=4), fail(A))
+    assert change(half, check).sync is not None  # the other two still have copies
+
+
+@pytest.mark.parametrize(
+    "gives_way",
+    [
+        fail(B),
+        fail(D),
+        StopArray(ARRAY),
+        EndLife(ARRAY, N2),
+        StopLooking(ARRAY),
+    ],
+)
+def test_a_check_gives_way(gives_way: ArrayChange) -> None:
+    state = change(mirror(raid_disks=3, spares=1), BeginSync(ARRAY, SyncKind.CHECK))
+    state = change(state, Checkpoint(ARRAY, 1, MIB, 8), gives_way)
+    assert state.sync is None and state.mismatched_sectors == 8
+    assert state.last_serial == 1
+
+
+def test_only_a_check_can_be_told_to_end() -> None:
+    idle = StopLooking(ARRAY)
+    assert apply_change(mirror(), idle, others=()) == mirror()
+    assert "cannot be ended" in refusal(syncing(mirror(clean=False), SyncKind.RESYNC), idle)
 
 
 def test_checkpoints_go_forward_in_their_own_pass_only() -> None:
@@ -626,6 +677,8 @@ def test_raid10_hold_covers_every_chunk_with_a_copy_in_the_window(
         {"sync": SyncPass(7, SyncKind.RESYNC, 0)},
         {"sync": SyncPass(0, SyncKind.RESYNC, 0)},
         {"sync": SyncPass(0, SyncKind.CHECK, 0), "resync_sectors": 0},
+        {"sync": SyncPass(0, SyncKind.REPAIR, 0), "running": (), "slots": ()},
+        {"mismatched_sectors": -1},
         {"sync": SyncPass(0, SyncKind.RESYNC, 65 * MIB), "resync_sectors": 0},
     ],
 )
@@ -648,7 +701,8 @@ _CHANGES: st.SearchStrategy[ArrayChange] = st.one_of(
     st.builds(lambda x: LeaveRunner(ARRAY, x), _LIVES),
     st.builds(lambda x: EndLife(ARRAY, x), _LIVES),
     st.builds(lambda k: BeginSync(ARRAY, k), st.sampled_from(list(SyncKind))),
-    st.builds(lambda s, p: Checkpoint(ARRAY, s, p * MIB), _SERIALS, st.integers(0, 64)),
+    st.builds(lambda s, p: Checkpoint(ARRAY, s, p * MIB, p), _SERIALS, st.integers(0, 64)),
+    st.just(StopLooking(ARRAY)),
     st.builds(lambda s, x: EndSync(ARRAY, s, tuple(x)), _SERIALS, st.sets(_LIVES)),
     st.just(StartArray(ARRAY)),
     st.just(StopArray(ARRAY)),

@@ -16,7 +16,7 @@ from mdcluster.core.effects import (
 from mdcluster.core.effects import Send as SendEffect
 from mdcluster.core.env import Env
 from mdcluster.core.events import BitsSet, SlotZeroed, SyncReached, SyncStopped
-from mdcluster.core.messages import Hold, HoldAck
+from mdcluster.core.messages import Hold, HoldAck, HoldReport
 from mdcluster.core.model import (
     AddMember,
     ArrayChange,
@@ -31,7 +31,7 @@ from mdcluster.core.model import (
     ReAddMember,
     SyncKind,
 )
-from mdcluster.core.resync import STUCK_RETRY_MS, TRIES_MAX, Pass, SyncLimits
+from mdcluster.core.resync import STUCK_RETRY_MS, TRIES_MAX, Pass, SyncLimits, resume_point
 from mdcluster.core.timing import Timing
 from tests.unit.core.samples import (
     ARRAY,
@@ -126,10 +126,13 @@ class Bench:
         planned: int = 10,
         next_dirty: int | None = None,
         problem: str = "",
+        mismatched: int = 0,
     ) -> list[Effect]:
         dirty = hi if next_dirty is None else next_dirty
         serial = self.now.serial
-        self.now.on_sync_reached(SyncReached(ARRAY, serial, hi, planned, copied, dirty, problem))
+        self.now.on_sync_reached(
+            SyncReached(ARRAY, serial, hi, planned, copied, dirty, problem, mismatched)
+        )
         return self.take()
 
     def stopped(self) -> list[Effect]:
@@ -609,6 +612,36 @@ def test_checkpoints_come_with_time_and_never_exceed_what_is_complete() -> None:
     complete = bench.now.progress()[0]
     bench.reached(complete + 2 * MIB)
     assert all(c.position_sectors <= bench.now.progress()[0] for c in checkpoints(bench))
+
+
+@pytest.mark.parametrize("kind", [SyncKind.CHECK, SyncKind.REPAIR])
+def test_a_check_is_held_like_a_resync_and_counts(kind: SyncKind) -> None:
+    bench = Bench(syncing(mirror(), kind))
+    assert bench.begin() == [StartSync(ARRAY, 1, kind, 0)]  # no bits: they say nothing of it
+    assert bench.held(N2) == bench.held(N3) == (0, 8 * MIB)
+    assert bench.ack(N2) == []
+    assert limits_of(bench.ack(N3)) == [8 * MIB]
+    bench.ack(N2, N3)
+    bench.later(TIMING.checkpoint_ms)
+    bench.reached(8 * MIB, mismatched=24)
+    assert bench.proposed == [Checkpoint(ARRAY, 1, 8 * MIB, 24)]
+    bench.ack(N2, N3)
+    bench.reached(16 * MIB, mismatched=8, copied=9)  # not all of it: it is looked at again
+    bench.stopped()
+    bench.later(1000)
+    for _ in range(40):
+        allowed = limits_of(bench.ack(N2, N3))
+        for hi in allowed:
+            bench.reached(hi)
+    assert EndSync(ARRAY, 1, (), 24) in bench.proposed
+
+
+def test_a_new_writer_goes_on_where_what_was_found_is_known() -> None:
+    state = change(syncing(mirror(), SyncKind.CHECK), Checkpoint(ARRAY, 1, 8 * MIB, 3))
+    told = HoldReport(ARRAY, 1, 0, 0, 32 * MIB)
+    assert resume_point(state, [told], told) == 8 * MIB
+    bench = Bench(state, (), start=8 * MIB, merge_all=True)
+    assert bench.begin()[0] == StartSync(ARRAY, 1, SyncKind.CHECK, 8 * MIB)
 
 
 def checkpoints(bench: Bench) -> list[Checkpoint]:

@@ -329,6 +329,7 @@ async def test_frozen_between_gate_and_write(lab: EmbeddedLab) -> None:
 async def test_stop_sync_waits_for_a_late_copying_write(hasty: EmbeddedLab) -> None:
     freeze = hasty.freeze()
     await hasty.start(array())
+    hasty.put(device(1), 0, b"z" * BLOCK)
     hasty.before(device(1), freeze, Direction.WRITE, Purpose.COPY, times=1)
     await hasty.driver.start_sync(ARRAY, SyncKind.REPAIR, 0)
     with pytest.raises(DriverError, match="100 ms"):
@@ -344,6 +345,7 @@ async def test_stop_sync_waits_for_a_late_copying_write(hasty: EmbeddedLab) -> N
 async def test_local_writes_stay_out_of_the_stretch_being_copied(lab: EmbeddedLab) -> None:
     freeze = lab.freeze()
     await lab.start(array())
+    lab.put(device(1), 0, b"z" * BLOCK)
     lab.before(device(1), freeze, Direction.WRITE, Purpose.COPY, times=1)
     await lab.driver.start_sync(ARRAY, SyncKind.REPAIR, 0)
     limit = asyncio.create_task(lab.driver.limit_sync(ARRAY, 1024))
@@ -361,6 +363,7 @@ async def test_local_writes_stay_out_of_the_stretch_being_copied(lab: EmbeddedLa
 
 async def test_a_target_that_fails_ends_the_copying(lab: EmbeddedLab) -> None:
     await lab.start(array())
+    lab.put(device(1), 0, b"z" * BLOCK)
     lab.faults.fail(lab.path(device(1)), Direction.WRITE, purpose=Purpose.COPY)
     await lab.driver.start_sync(ARRAY, SyncKind.REPAIR, 0)
     with pytest.raises(DriverError, match="Input/output"):
@@ -380,15 +383,23 @@ async def test_a_step_is_complete_only_when_flushed(lab: EmbeddedLab) -> None:
     assert lab.driver.status(ARRAY).sync_completed_sectors == 0
 
 
-async def test_check_counts_and_changes_nothing(lab: EmbeddedLab) -> None:
+async def test_sectors_that_differ_are_counted_exactly(lab: EmbeddedLab) -> None:
     await lab.start(array())
     lab.put(device(1), 100, b"z" * 3 * SECTOR)
-    await lab.driver.start_sync(ARRAY, SyncKind.CHECK, 0)
+    for kind, found in ((SyncKind.CHECK, 3), (SyncKind.REPAIR, 3), (SyncKind.CHECK, 0)):
+        await lab.driver.start_sync(ARRAY, kind, 0)
+        step = await lab.driver.limit_sync(ARRAY, SIZE_SECTORS)
+        assert step.mismatched_sectors == found
+        await lab.driver.stop_sync(ARRAY)
+
+
+async def test_a_repair_writes_nothing_where_members_are_equal(lab: EmbeddedLab) -> None:
+    await lab.start(array())
+    lab.faults.fail(lab.path(device(1)), Direction.WRITE, purpose=Purpose.COPY)
+    await lab.driver.start_sync(ARRAY, SyncKind.REPAIR, 0)
     step = await lab.driver.limit_sync(ARRAY, SIZE_SECTORS)
     assert step.planned_sectors == step.copied_sectors == SIZE_SECTORS
-    assert lab.driver.mismatched_sectors(ARRAY) == 3
-    await lab.driver.stop_sync(ARRAY)
-    assert lab.data_of(device(1))[100 * SECTOR :][:SECTOR] == b"z" * SECTOR
+    assert lab.failures() == []
 
 
 # --- pinned reads, spectators, refusals ------------------------------------------------------

@@ -141,13 +141,14 @@ async def test_fail_replace_and_recover_under_load(
     assert lab.failures() == [device(1)]
 
 
-async def test_repair_under_load_loses_nothing(lab: EmbeddedLab) -> None:
+async def test_resync_under_load_loses_nothing(lab: EmbeddedLab) -> None:
     state = array(1, 3)
     await lab.start(state)
     load = Load(lab, SIZE_SECTORS * SECTOR // BLOCK, seed=7)
     running = asyncio.ensure_future(load.run(10_000))
     for _ in range(3):
-        await lab.driver.start_sync(ARRAY, SyncKind.REPAIR, 0)
+        await lab.driver.set_bits(ARRAY, 0, SIZE_SECTORS)
+        await lab.driver.start_sync(ARRAY, SyncKind.RESYNC, 0)
         for hi in range(256, SIZE_SECTORS + 1, 256):
             await asyncio.wait_for(lab.driver.limit_sync(ARRAY, hi), PATIENCE_S)
         await lab.driver.stop_sync(ARRAY)

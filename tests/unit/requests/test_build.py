@@ -8,10 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdcluster.control.verbs import AssembleArgs, CreateArgs, MemberArgs, NodeArgs, StopArgs
+from mdcluster.control.verbs import (
+    ActionArgs,
+    ActionWord,
+    AssembleArgs,
+    CreateArgs,
+    MemberArgs,
+    NodeArgs,
+    StopArgs,
+)
 from mdcluster.core.arrays import Refused, apply_change
 from mdcluster.core.model import (
     AddMember,
+    BeginSync,
     BindVoter,
     CreateArray,
     FailMember,
@@ -20,6 +29,8 @@ from mdcluster.core.model import (
     RemoveMember,
     StartArray,
     StopArray,
+    StopLooking,
+    SyncKind,
 )
 from mdcluster.members.look import Look
 from mdcluster.members.slots import area_layout
@@ -227,6 +238,15 @@ def test_nodes() -> None:
         build.transfer(NodeArgs("p", "n9"), names)
     with pytest.raises(RequestError, match="no voter"):
         build.admit(NodeArgs("p", "x"), kit.CLUSTER, {kit.spectator().node: "x"})
+
+
+def test_actions() -> None:
+    def asked(word: ActionWord) -> Wish:
+        return build.action(ActionArgs("p", "data", word), (kit.mirror(),))
+
+    assert asked(ActionWord.CHECK) == Wish(BeginSync(kit.ARRAY, SyncKind.CHECK))
+    assert asked(ActionWord.REPAIR) == Wish(BeginSync(kit.ARRAY, SyncKind.REPAIR))
+    assert asked(ActionWord.IDLE) == Wish(StopLooking(kit.ARRAY))
 
 
 # --- nonsense ------------------------------------------------------------------------------------

@@ -5,7 +5,15 @@ from dataclasses import replace
 from mdcluster.control.arrays import ArrayWord, MemberWord, SyncState, SyncWord, Waiting
 from mdcluster.control.shape import build, plain
 from mdcluster.control.status import ClusterStatus, LinkInfo, NodeRole
-from mdcluster.control.verbs import AssembleArgs, CreateArgs, MemberArgs, NodeArgs, Verb
+from mdcluster.control.verbs import (
+    ActionArgs,
+    ActionWord,
+    AssembleArgs,
+    CreateArgs,
+    MemberArgs,
+    NodeArgs,
+    Verb,
+)
 from mdcluster.core.model import (
     CLUSTER_KEY,
     BeginSync,
@@ -97,6 +105,15 @@ def test_a_pass_due_running_and_paused() -> None:
     assert seen.state is ArrayWord.ACTIVE and seen.sync == going
 
 
+def test_what_a_check_found_is_told() -> None:
+    state = disks.after(kit.mirror(), BeginSync(kit.ARRAY, SyncKind.CHECK))
+    state = disks.after(state, Checkpoint(kit.ARRAY, 1, 2048, 24))
+    seen = views.detail(kit.view(state), HERE, state, Speeds())
+    assert seen.mismatched_sectors == 24
+    assert seen.sync is not None and seen.sync.kind is SyncWord.CHECK
+    assert seen.state is ArrayWord.CLEAN
+
+
 def test_bits_of_a_dead_life_are_due_first() -> None:
     state = disks.after(kit.mirror(), EndLife(kit.ARRAY, kit.LIVES[2]))
     seen = views.detail(kit.view(state), HERE, state, Speeds())
@@ -137,5 +154,7 @@ async def test_requests_read_what_they_need() -> None:
     assert len(await requests.wishes(Verb.CREATE, made)) == 1
     assert len(await requests.wishes(Verb.ADD, MemberArgs("p", "data", "/dev/c"))) == 1
     assert len(await requests.wishes(Verb.ASSEMBLE, AssembleArgs("p", "data"))) == 1
+    look = ActionArgs("p", "data", ActionWord.CHECK)
+    assert len(await requests.wishes(Verb.ACTION, look)) == 1
     assert len(await requests.wishes(Verb.TRANSFER, NodeArgs("p", "n1"))) == 1
     assert len(await requests.wishes(Verb.ADMIT, NodeArgs("p", "n1"))) == 1

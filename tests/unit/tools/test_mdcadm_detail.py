@@ -143,6 +143,12 @@ def test_the_state_says_what_is_done(kind: SyncWord, state: SyncState, words: st
     assert detail.state_words(array) == f"clean, {words}"
 
 
+def test_what_a_check_found_has_a_row() -> None:
+    assert "Mismatches" not in detail.detail_text(DETAIL)
+    text = detail.detail_text(DETAIL._replace(mismatched_sectors=24))
+    assert "        Mismatches : 24 sectors at the last check or repair\n" in text
+
+
 def test_brief_and_export() -> None:
     uuid = "8a2d4b1c:0f3e4a5b:9c6d7e8f:90a1b2c3"
     assert detail.brief_text(DETAIL) == (

@@ -111,6 +111,8 @@ def test_manage_mode_gives_each_device_the_action_before_it(
         ("-W x", [("wait", "x")]),
         ("--wait --scan", [("wait", "")]),
         ("-R x", [("run", "x")]),
+        ("--action=check /dev/md/x", [("action", "x")]),
+        ("--misc --action idle x y", [("action", "x"), ("action", "y")]),
         ("-D x -S y", [("detail", "x"), ("stop", "y")]),
         ("--misc --detail x", [("detail", "x")]),
         ("--cluster --json", [("cluster", "")]),
@@ -239,6 +241,12 @@ FORBIDDEN = [
     ("-A x --name=y", 2, "contradict each other"),
     (f"-As x -u {UUID}", 2, "takes no device name"),
     ("-D -! x", 2, "unknown option -!"),
+    ("--action=scrub x", 2, "invalid action scrub: expected check, repair, idle"),
+    ("--action=resync x", 2, "the writer does that by itself"),
+    ("--action=check", 2, "No devices given."),
+    ("--action=check --scan", 2, "--scan is only meaningful with"),
+    ("--action=check a --action=repair b", 2, "--action given twice: check and repair"),
+    ("x --add y --action=check", 2, "option --action not valid in manage mode"),
 ]
 
 

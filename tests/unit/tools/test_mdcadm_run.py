@@ -130,6 +130,7 @@ def test_usage_errors_exit_2(run: Run) -> None:
             "",
             "mdcadm: released /dev/md/data: it is a plain md array now.\n",
         ),
+        ("--action=repair data", 0, "", "mdcadm: repair of /dev/md/data\n"),
         ("--transfer b", 0, "", "mdcadm: b is the writer now.\n"),
         ("--fence-ack b", 0, "", "mdcadm: b counts as fenced.\n"),
         ("--admit b", 0, "", "mdcadm: b is admitted.\n"),
