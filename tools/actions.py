@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from typing import Final
 
-from mdcluster.control.arrays import ArrayBrief, ArrayList, Started
+from mdcluster.control.arrays import ArrayBrief, ArrayDetail, ArrayList, Started
 from mdcluster.control.client import Client, RefusedError
 from mdcluster.control.protocol import Reply
 from mdcluster.control.shape import build
@@ -18,8 +18,10 @@ from mdcluster.control.verbs import (
     ActionWord,
     AdoptArgs,
     Args,
+    ArrayArgs,
     AssembleArgs,
     CreateArgs,
+    GrowArgs,
     MemberArgs,
     NoArgs,
     NodeArgs,
@@ -101,6 +103,18 @@ class Changer:
             self._start(array, (), run=True)
         if self._command.has("stop"):
             self._stop(array)
+        return 0
+
+    def grow(self) -> int:
+        """mdadm's words (Grow.c); a size is told as the array has it in the end."""
+        args = grow_args(self._command)
+        reply = self._send(Verb.GROW, args)
+        device = device_of(args.array)
+        text = f"raid_disks for {device} set to {args.raid_disks}"
+        if args.raid_disks is None:
+            size = self._client.ask(Verb.DETAIL, ArrayArgs(args.array), ArrayDetail).size_sectors
+            text = f"component size of {device} has been set to {size // 2}K"
+        self._done(Verb.GROW, reply, text, array=args.array)
         return 0
 
     def misc(self) -> int:
@@ -224,6 +238,7 @@ _MODES: Final = {
     Mode.CREATE: Changer.create,
     Mode.ASSEMBLE: Changer.assemble,
     Mode.MANAGE: Changer.manage,
+    Mode.GROW: Changer.grow,
     Mode.MISC: Changer.misc,
 }
 
@@ -255,6 +270,22 @@ def create_args(command: Command) -> CreateArgs:
         assume_clean=command.has("assume-clean"),
         force=command.has("force"),
         run=command.has("run"),
+    )
+
+
+def grow_args(command: Command) -> GrowArgs:
+    """The request for a checked --grow."""
+    given = command.given
+    size = values.device_sectors(given["size"]) if "size" in given else None
+    disks = values.count(given["raid-devices"], "raid devices", 1) if "size" not in given else None
+    return GrowArgs(
+        proposal=proposal(),
+        array=command.array,
+        raid_disks=disks,
+        size_sectors=size,
+        size_max="size" in given and size is None,
+        devices=command.devices,
+        force=command.has("force"),
     )
 
 

@@ -176,6 +176,33 @@ def _check_manage(command: Command) -> None:
         _no_doubles([step.device for step in command.steps if step.action == action])
 
 
+def _check_grow(command: Command) -> None:
+    """Source: mdadm Grow.c (Grow_reshape)."""
+    given = command.given
+    if "size" in given and "raid-devices" in given:
+        raise UsageError(
+            "cannot change component size at the same time as other changes. "
+            "Change size first, then check data is intact before making other changes.",
+            1,
+        )
+    if "size" not in given and "raid-devices" not in given:
+        raise UsageError("no changes to --grow: give --raid-devices or --size", 1)
+    if "size" in given:
+        values.device_sectors(given["size"])
+        if command.steps:
+            raise UsageError(f"--size takes no device, but {command.steps[0].device} is given", 1)
+        return
+    disks = values.count(given["raid-devices"], "raid devices", 1)
+    if disks == 1 and "force" not in given:
+        raise UsageError(
+            "'1' is an unusual number of drives for an array, so it is probably a mistake. "
+            "If you really mean it you will need to specify --force."
+        )
+    if "missing" in command.devices:
+        raise UsageError("'missing' only meaningful with --create and --re-add")
+    _no_doubles(command.devices)
+
+
 def _no_doubles(devices: Sequence[str]) -> None:
     seen = set()
     for device in devices:
@@ -188,4 +215,5 @@ BY_MODE: Final = {
     Mode.CREATE: _check_create,
     Mode.ASSEMBLE: _check_assemble,
     Mode.MANAGE: _check_manage,
+    Mode.GROW: _check_grow,
 }

@@ -194,7 +194,7 @@ class _Parser:
             raise UsageError(f"--{self.action} takes no device, but {word} is given")
         if self.mode is Mode.MISC and not self.action:
             raise UsageError(f"No action given for {word} in --misc mode, as --detail {word}")
-        is_array = self.mode in (None, Mode.CREATE, Mode.ASSEMBLE, Mode.MANAGE) and not self.steps
+        is_array = self.mode is not Mode.MISC and not self.steps
         action = "array" if is_array else self.action or "member"
         self.steps.append(Step(action, word))
         if not is_array:
@@ -213,7 +213,7 @@ class _Parser:
                 device = self.steps[0].device
                 raise UsageError(f"nothing to do with {device}: did you mean --detail {device}?")
             raise UsageError("nothing to do: mdcadm --help tells what there is")
-        if self.mode is Mode.MANAGE:
+        if self.mode in (Mode.MANAGE, Mode.GROW):
             self._finish_action()
         command = Command(self.mode, tuple(self.steps), self.given, self.verbosity)
         checks.check_formats(command, {step.action for step in self.steps} or {self.action})

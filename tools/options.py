@@ -15,6 +15,7 @@ class Mode(StrEnum):
     ASSEMBLE = "assemble"
     MANAGE = "manage"
     MISC = "misc"
+    GROW = "grow"
 
 
 class Option(NamedTuple):
@@ -36,11 +37,13 @@ _CREATE: Final = (Mode.CREATE,)
 _START: Final = (Mode.CREATE, Mode.ASSEMBLE)
 _MISC: Final = (Mode.MISC,)
 _MANAGE: Final = (Mode.MANAGE,)
+_SHAPE: Final = (Mode.CREATE, Mode.GROW)
 
 _ALL: Final = (
     Option("create", "make a new array", forces=Mode.CREATE),
     Option("assemble", "start an array that exists", forces=Mode.ASSEMBLE),
     Option("manage", "change the members of an array (implied)", forces=Mode.MANAGE),
+    Option("grow", "change the number of devices, or the size used of each", forces=Mode.GROW),
     Option("misc", "report on arrays and devices (implied)", forces=Mode.MISC),
     Option("detail", "print all about an array", forces=Mode.MISC),
     Option("examine", "print the superblock on a member", forces=Mode.MISC),
@@ -60,14 +63,14 @@ _ALL: Final = (
     Option("wait", "wait until nothing is resynced", sets=Mode.MISC, modes=_MISC),
     Option("fail", "mark the devices that follow faulty", sets=Mode.MANAGE, modes=_MANAGE),
     Option("remove", "take the devices that follow out", sets=Mode.MANAGE, modes=_MANAGE),
-    Option("add", "take the devices that follow in", sets=Mode.MANAGE, modes=_MANAGE),
+    Option("add", "take the devices that follow in", sets=Mode.MANAGE, modes=(*_MANAGE, Mode.GROW)),
     Option("re-add", "take members in again that were out", sets=Mode.MANAGE, modes=_MANAGE),
     Option("level", "raid1 or raid10", "LEVEL", modes=_CREATE),
-    Option("raid-devices", "number of active devices", "N", modes=_CREATE),
+    Option("raid-devices", "number of active devices", "N", modes=_SHAPE),
     Option("spare-devices", "number of spares", "N", modes=_CREATE),
     Option("chunk", "chunk size of raid10, in KiB or with K, M", "SIZE", modes=_CREATE),
     Option("layout", "layout of raid10: n2", "LAYOUT", modes=_CREATE),
-    Option("size", "how much of each device, in KiB or with K, M, G, T", "SIZE", modes=_CREATE),
+    Option("size", "how much of each device, in KiB or with K, M, G, T", "SIZE", modes=_SHAPE),
     Option("assume-clean", "take the members as equal: no first resync", modes=_CREATE),
     Option("bitmap-chunk", "size of what one bit stands for", "SIZE", modes=_CREATE),
     Option("bitmap", "internal (default) or none", "KIND", modes=_START),
@@ -103,6 +106,7 @@ SYNONYMS: Final = {
 SHORT: Final = {
     "C": "create",
     "A": "assemble",
+    "G": "grow",
     "D": "detail",
     "E": "examine",
     "S": "stop",
@@ -148,7 +152,6 @@ SHORT_BY_MODE: Final[dict[tuple[str, Mode | None], str]] = {
 FOREIGN_SHORT: Final = {
     "B": "build",
     "F": "monitor",
-    "G": "grow",
     "I": "incremental",
     "Q": "query",
     "X": "examine-bitmap",
@@ -166,7 +169,7 @@ FOREIGN_SHORT: Final = {
 
 # fmt: off
 FOREIGN: Final = frozenset((
-    "build", "grow", "monitor", "follow", "incremental", "query", "examine-bitmap",
+    "build", "monitor", "follow", "incremental", "query", "examine-bitmap",
     "examine-badblocks", "auto-detect", "zero-superblock", "detail-platform", "kill-subarray",
     "update-subarray", "udev-rules", "dump", "restore", "help-options", "auto", "write-behind",
     "write-mostly", "failfast", "nofailfast", "homehost", "symlinks", "data-offset", "nodes",

@@ -36,6 +36,7 @@ class Verb(StrEnum):
     ASSEMBLE = "assemble"
     STOP = "stop"
     ACTION = "action"
+    GROW = "grow"
     FAIL = "fail"
     REMOVE = "remove"
     ADD = "add"
@@ -146,6 +147,21 @@ class ActionArgs(NamedTuple):
     action: ActionWord
 
 
+class GrowArgs(NamedTuple):
+    """More or fewer raid devices (``devices`` are added first), or more of each member.
+
+    size_max: as much as the smallest member has. One of raid_disks, size_sectors and size_max.
+    """
+
+    proposal: str
+    array: str
+    raid_disks: int | None = None
+    size_sectors: int | None = None
+    size_max: bool = False
+    devices: tuple[str, ...] = ()
+    force: bool = False
+
+
 class MemberArgs(NamedTuple):
     """For fail, remove, add, readd."""
 
@@ -178,6 +194,7 @@ Args = (
     | AssembleArgs
     | StopArgs
     | ActionArgs
+    | GrowArgs
     | MemberArgs
     | NodeArgs
     | ReloadArgs
@@ -197,6 +214,7 @@ ARGS: dict[Verb, type[Args]] = {
     Verb.ASSEMBLE: AssembleArgs,
     Verb.STOP: StopArgs,
     Verb.ACTION: ActionArgs,
+    Verb.GROW: GrowArgs,
     Verb.FAIL: MemberArgs,
     Verb.REMOVE: MemberArgs,
     Verb.ADD: MemberArgs,

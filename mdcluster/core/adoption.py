@@ -11,6 +11,7 @@ from dataclasses import replace
 from mdcluster.core.geometry import needs_sync
 from mdcluster.core.model import (
     ARRAYS_MAX,
+    LOOKING,
     AdoptArray,
     ArrayChange,
     ArrayState,
@@ -35,7 +36,8 @@ def adoption_problem(change: AdoptArray, others: Iterable[ArrayState]) -> str:
     if problems or state.uuid != change.array or len(change.paths) != len(state.members):
         return f"cannot adopt it: {'; '.join(problems) or 'it is described wrongly'}"
     name = f"cannot adopt {state.name!r}"
-    if state.running or state.slots or state.sync or state.released or not state.active:
+    ran = state.running or state.slots or state.sync or state.released or not state.active
+    if ran or state.shown_sectors is not None:
         return f"{name}: it is described as one that has run in a cluster"
     if not 0 <= change.events < EVENTS_MAX:
         return f"{name}: its event count {change.events} is implausible"
@@ -58,8 +60,9 @@ def release(state: ArrayState, force: bool) -> ArrayState | str:
         return state
     refused = f"cannot release {state.name}"
     due = needs_sync(state)
-    if due is not None or state.sync is not None:
-        kind = state.sync.kind if state.sync is not None else due
+    going = state.sync is not None and state.sync.kind not in LOOKING
+    if due is not None or going:
+        kind = state.sync.kind if state.sync is not None and going else due
         return (
             f"{refused}: its members are not known to be equal, {kind} has to finish first "
             f"(mdcadm --assemble {state.name} if it is stopped, then mdcadm --wait {state.name})"
@@ -69,7 +72,9 @@ def release(state: ArrayState, force: bool) -> ArrayState | str:
             f"{refused}: it is degraded, {state.degraded} of {state.raid_disks} members are "
             "missing; --add one and let it recover, or use --force"
         )
-    return replace(state, active=False, running=(), slots=(), released=True)
+    return replace(
+        state, active=False, running=(), slots=(), released=True, sync=None, shown_sectors=None
+    )
 
 
 def release_refusal(state: ArrayState, change: ArrayChange) -> str:

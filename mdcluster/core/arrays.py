@@ -62,6 +62,9 @@ from mdcluster.core.model import (
     ReAddMember,
     ReleaseArray,
     RemoveMember,
+    SetRaidDisks,
+    SetSize,
+    ShowSize,
     Slot,
     StartArray,
     StopArray,
@@ -69,6 +72,7 @@ from mdcluster.core.model import (
     SyncKind,
     SyncPass,
 )
+from mdcluster.core.reshape import set_raid_disks, set_size, show_size
 from mdcluster.core.statecheck import MISMATCHED_MAX, NUMBERS_MAX, SLOTS_MAX, validate
 
 __all__ = [
@@ -462,6 +466,27 @@ def _recovering(state: ArrayState) -> tuple[Member, ...]:
     return tuple(m for m in state.members if m.state is MemberState.RECOVERING)
 
 
+# --- shape -------------------------------------------------------------------------------------
+
+
+def _set_raid_disks(
+    state: ArrayState, change: SetRaidDisks, context: _Context
+) -> ArrayState | Refused:
+    return _or_refused(set_raid_disks(state, change, context.force))
+
+
+def _set_size(state: ArrayState, change: SetSize, context: _Context) -> ArrayState | Refused:
+    return _or_refused(set_size(state, change))
+
+
+def _show_size(state: ArrayState, change: ShowSize, context: _Context) -> ArrayState | Refused:
+    return show_size(state)
+
+
+def _or_refused(result: ArrayState | str) -> ArrayState | Refused:
+    return Refused(result) if isinstance(result, str) else result
+
+
 # --- what follows of itself ----------------------------------------------------------------------
 
 
@@ -525,4 +550,7 @@ _HANDLERS: dict[type, Callable[[ArrayState, Any, _Context], ArrayState | Refused
     Checkpoint: _checkpoint,
     EndSync: _end,
     StopLooking: _stop_looking,
+    SetRaidDisks: _set_raid_disks,
+    SetSize: _set_size,
+    ShowSize: _show_size,
 }

@@ -64,6 +64,7 @@ from mdcluster.core.model import (
     Outcome,
     ReleaseArray,
     RemoveVoter,
+    Reshape,
     StartArray,
 )
 from mdcluster.core.replica import digest
@@ -234,6 +235,7 @@ class Commits:
             ask = track.queue.popleft()
             track.ask = ask
             refusal = "" if _is_probed(ask.change) else self._refusal(track, ask)
+            refusal = refusal or self._too_early(track, ask)
             if refusal:
                 self._settle(track, "refused", refusal)
             elif self._start_round(track, ask):
@@ -323,6 +325,14 @@ class Commits:
     def _refusal(self, track: Track, ask: Ask) -> str:
         result = self.evaluate(track, ask, ())
         return result.why if isinstance(result, Refused) else ""
+
+    @staticmethod
+    def _too_early(track: Track, ask: Ask) -> str:
+        """A change of the shape starts from a state that every node has: see reshape.py."""
+        if not (isinstance(ask.change, Reshape) and track.open):
+            return ""
+        name = track.open[-1].entry.state.name
+        return f"{name}: not every node has applied the change before; try again"
 
     def round_done(
         self, track: Track, runners: tuple[Life, ...], first: Iterable[ArrayChange] = ()

@@ -6,12 +6,16 @@ each other, row by row over the disks (drivers/md/raid10.c, __raid10_find_phys):
 its copies at the places 2c and 2c+1 of the sequence disk 0..n-1 of row 0, of row 1, ...
 """
 
+from dataclasses import replace
 from math import gcd
 
 from mdcluster.core.model import ArrayState, DeviceId, MemberState, SyncKind
 
 NEAR_2 = 0x102
 """md's raid10 layout: near copies | far copies << 8 (offset: bit 16)."""
+
+SLOT_PAGE_BITS = 8 * 4096
+"""A bitmap slot is a number of pages of 4 KiB (mdcluster.metadata.bitmap.slot_bytes)."""
 
 
 def array_size_sectors(state: ArrayState) -> int:
@@ -20,6 +24,34 @@ def array_size_sectors(state: ArrayState) -> int:
         return state.size_sectors
     rows = state.size_sectors // state.chunk_sectors
     return rows * state.raid_disks // 2 * state.chunk_sectors
+
+
+def shown_array_sectors(state: ArrayState) -> int:
+    """What applications see of it: less than its capacity until every node has a new size."""
+    if state.shown_sectors is None:
+        return array_size_sectors(state)
+    return array_size_sectors(replace(state, size_sectors=state.shown_sectors))
+
+
+def size_limit_sectors(state: ArrayState) -> int:
+    """The component size up to which the bitmap slots reach, as they were laid out at creation.
+
+    They stand one behind the other on the members, each in whole pages of bits (the slots of
+    mdcluster.members.slots): beyond that the next slot begins.
+    """
+    page_sectors = SLOT_PAGE_BITS * state.bitmap_chunk_sectors
+    array_limit = max(-(-array_size_sectors(state) // page_sectors), 1) * page_sectors
+    if state.level == 1:
+        return array_limit
+    rows = (2 * (array_limit // state.chunk_sectors) + 1) // state.raid_disks
+    return rows * state.chunk_sectors
+
+
+def unequal_from_sectors(state: ArrayState) -> int:
+    """From which position on what is added behind its present end is not equal: there a resync
+    begins. An odd number of disks leaves a half pair of chunks in the last row of a raid10."""
+    half_pair = state.level == 10 and state.raid_disks % 2
+    return state.size_sectors - (state.chunk_sectors if half_pair else 0)
 
 
 def end_sectors(state: ArrayState) -> int:

@@ -9,6 +9,7 @@ Rules of this file:
   fenced: an old writer's kernel may still be copying;
 * a member that no node can find is failed, after DEGRADED_WAIT_MS, so that an array starts
   degraded rather than never, and only if its data survive without it;
+* a new size is shown to applications once every node has it;
 * the voter set follows clusterips once a quorum of nodes has read the same file, one voter
   at a time.
 """
@@ -40,6 +41,7 @@ from mdcluster.core.model import (
     Life,
     NodeId,
     RemoveVoter,
+    ShowSize,
 )
 from mdcluster.core.preparing import Missing
 from mdcluster.core.resync import Pass
@@ -150,8 +152,13 @@ class Keeper:
         settled = track.stage is Stage.IDLE and not track.open and not track.queue
         if settled and not self._failures_pending(state.uuid):
             self._resume_after_failure(state.uuid)
-        if not settled or self.stopping or self._lets_go(state):
-            return
+        if settled and not self.stopping and not self._lets_go(state):
+            self._tend_shape_and_pass(state)
+
+    def _tend_shape_and_pass(self, state: ArrayState) -> None:
+        """Every listed node has applied what is committed, and nothing else is to be."""
+        if state.shown_sectors is not None:
+            self._commits.own(ShowSize(state.uuid))
         kind = needs_sync(state)
         if not self._runs_here(state):
             if kind is not None or state.sync is not None:

@@ -142,6 +142,8 @@ class ArrayState:
     slot_count: int = 64  # bitmap slots of its cluster area, which tells the area's shape
     mismatched_sectors: int = 0  # what the latest check or repair found different, as far as it
     # came (md's mismatch_cnt)
+    shown_sectors: int | None = None  # the component size that applications see, while not every
+    # node has all of size_sectors; None: all of it
 
     def member(self, device: DeviceId) -> Member | None:
         return next((m for m in self.members if m.device == device), None)
@@ -390,6 +392,29 @@ class StopLooking:
 
 
 @dataclass(frozen=True, slots=True)
+class SetRaidDisks:
+    """--grow --raid-devices: so many roles from now on (raid1); spares take the new ones."""
+
+    array: ArrayId
+    raid_disks: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetSize:
+    """--grow --size: so much of each member; applications see it once every node has it."""
+
+    array: ArrayId
+    size_sectors: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShowSize:
+    """Every node that runs the array has its new size: applications may see and use it."""
+
+    array: ArrayId
+
+
+@dataclass(frozen=True, slots=True)
 class BindVoter:
     """The first sight of a line's node, or the re-admission of one that lost its state."""
 
@@ -442,7 +467,11 @@ ArrayChange = (
     | Checkpoint
     | EndSync
     | StopLooking
+    | SetRaidDisks
+    | SetSize
+    | ShowSize
 )
+Reshape = SetRaidDisks | SetSize | ShowSize
 VoterChange = BindVoter | AddVoter | RemoveVoter
 ClusterChange = VoterChange | ForgetArray | HandOver
 Change = ArrayChange | ClusterChange

@@ -95,6 +95,8 @@ def _size_problems(state: ArrayState) -> Iterator[str]:
         yield f"component size {state.size_sectors} is no multiple of the chunk size"
     if state.resync_sectors is not None and not 0 <= state.resync_sectors <= end_sectors(state):
         yield f"resync position {state.resync_sectors} lies outside of the array"
+    if state.shown_sectors is not None and not 0 < state.shown_sectors < state.size_sectors:
+        yield f"{state.shown_sectors} sectors of each member are shown, of {state.size_sectors}"
     if not 0 <= state.mismatched_sectors <= MISMATCHED_MAX:
         yield f"{state.mismatched_sectors} mismatched sectors are out of range"
 

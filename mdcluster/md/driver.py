@@ -64,6 +64,9 @@ class ArrayStatus:
     sync_completed_sectors: int
     sync_max_sectors: int
     openers: int
+    raid_disks: int
+    size_sectors: int  # used of each member (component_size)
+    shown_sectors: int  # of which applications see this much
 
     @property
     def clean(self) -> bool:
@@ -116,7 +119,8 @@ class MdDriver(Protocol):
     ) -> None:
         """Set up the array, frozen, not yet running. paths: the members to use (FAULTY and
         missing ones are left out). slot_offset_sectors: where the own bitmap slot lies on
-        each member; -1 for none (spectators)."""
+        each member; -1 for none (spectators). Applications are to see `shown_sectors` of the
+        state, if it has that, instead of all of `size_sectors`."""
 
     async def run(self, array: ArrayId) -> None:
         """readonly -> frozen -> clean; applications may use it, writes wait for `activate`.
@@ -154,6 +158,26 @@ class MdDriver(Protocol):
         """Members that were recovered are in sync from here on: reads may use them.
 
         All of a pass at once: md would begin to recover one that is left behind.
+        """
+
+    async def set_raid_disks(self, array: ArrayId, raid_disks: int) -> None:
+        """So many roles from here on (raid1), with no write lost or acknowledged in part.
+
+        Members close ranks, as in the kernel (raid1_reshape): those with a role keep their order
+        and take the roles 0, 1, ...; what is above is vacant, and the array degraded by it.
+        DriverError, with nothing changed, for another level, for more members with a role than
+        roles (faulty ones that are not removed count), or while a sync is started.
+        """
+
+    async def set_size(self, array: ArrayId, size_sectors: int, *, visible: bool) -> None:
+        """Use so much of each member, never less than before (component_size).
+
+        Holds, bits, syncs and status know the new size on return. Not visible: applications see
+        what they saw before (array_size pinned first); visible: all (`default`). Called twice
+        for a growth: on every node not visible, and when all have it, visible. What is new reads
+        as whatever the members hold, and nothing is resynced by itself.
+        DriverError, with nothing changed, if a member is too small, the bitmap slot does not
+        reach that far (one page of 4 KiB more than it has now), or while a sync is started.
         """
 
     async def hold(self, array: ArrayId, lo_sectors: int, hi_sectors: int) -> None:

@@ -254,6 +254,26 @@ class EmbeddedDriver:
         for device in devices:
             self._of(array).array.members.take_in(device)
 
+    # --- shape --------------------------------------------------------------------------------
+
+    async def set_raid_disks(self, array: ArrayId, raid_disks: int) -> None:
+        """As the kernel's raid1_reshape: members close ranks."""
+        self._refuse_in_sync(array, "its number of members")
+        await self._of(array).array.set_raid_disks(raid_disks)
+
+    async def set_size(self, array: ArrayId, size_sectors: int, *, visible: bool) -> None:
+        """NBD clients see a new size when they connect again."""
+        if size_sectors != self._of(array).array.geometry.size_sectors:
+            self._refuse_in_sync(array, "its size")
+        self._of(array).array.set_size(size_sectors, visible=visible)
+
+    def _refuse_in_sync(self, array: ArrayId, what: str) -> None:
+        running = self._of(array)
+        if running.sync is not None:
+            raise DriverError(
+                f"array {running.array.name}: {what} cannot change during a {running.sync.kind}"
+            )
+
     # --- holds, reads, bits -------------------------------------------------------------------
 
     async def hold(self, array: ArrayId, lo_sectors: int, hi_sectors: int) -> None:
@@ -349,6 +369,9 @@ class EmbeddedDriver:
             sync_completed_sectors=sync.position_sectors if sync else 0,
             sync_max_sectors=sync.limit_sectors if sync else 0,
             openers=running.openers,
+            raid_disks=target.geometry.raid_disks,
+            size_sectors=target.geometry.size_sectors,
+            shown_sectors=target.shown_sectors,
         )
 
     def arrays(self) -> tuple[ArrayId, ...]:

@@ -18,7 +18,7 @@ import asyncio
 import errno
 import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mdcluster.core.model import ArrayState, DeviceId
 from mdcluster.md.driver import DriverError
@@ -54,6 +54,7 @@ class EmbeddedArray:
     ) -> None:
         self.name = state.name
         self.geometry: Geometry = geometry_of(state)
+        self.shown_sectors = state.shown_sectors or state.size_sectors
         self.writes = Writes()
         self.members = MemberSet(
             state.name,
@@ -83,8 +84,8 @@ class EmbeddedArray:
 
     @property
     def size_bytes(self) -> int:
-        """Size of the array."""
-        return self.geometry.array_sectors * SECTOR_BYTES
+        """Size of the array, as applications see it."""
+        return replace(self.geometry, size_sectors=self.shown_sectors).array_sectors * SECTOR_BYTES
 
     @property
     def read_only(self) -> bool:
@@ -291,14 +292,44 @@ class EmbeddedArray:
             ) from error
         await self.writes.drain()
 
-    def check(self, member: Attached) -> None:
-        """DriverError if the member is too small, too coarse, or its slot meets its data."""
+    async def set_raid_disks(self, raid_disks: int) -> None:
+        """A write finds the roles of one shape or of the other: those in flight come first."""
+        if self.geometry.level != 1 or raid_disks < 1:
+            raise DriverError(f"array {self.name}: it cannot have {raid_disks} raid devices")
+        shape = replace(self.geometry, raid_disks=raid_disks)
+        async with self.writes.locked(0, self.geometry.array_sectors):
+            self.members.close_ranks(shape)
+            self.geometry = shape
+
+    def set_size(self, size_sectors: int, *, visible: bool) -> None:
+        """What is in flight lies within both sizes."""
+        if size_sectors < self.geometry.size_sectors:
+            raise DriverError(
+                f"array {self.name}: its size cannot shrink to {size_sectors} sectors"
+            )
+        shape = replace(self.geometry, size_sectors=size_sectors)
+        for member in self.members:
+            self._check_size(member, shape)
+        if not self.bitmap.cover(shape.array_sectors):
+            raise DriverError(
+                f"array {self.name}: its bitmap slot does not reach up to {size_sectors} sectors"
+            )
+        self.geometry = self.members.geometry = shape
+        if visible:
+            self.shown_sectors = size_sectors
+
+    def _check_size(self, member: Attached, shape: Geometry) -> None:
         entry, io = member.entry, member.io
-        need = (entry.data_offset_sectors + self.geometry.size_sectors) * SECTOR_BYTES
+        need = (entry.data_offset_sectors + shape.size_sectors) * SECTOR_BYTES
         if entry.data_offset_sectors < 0 or io.size_bytes < need:
             raise DriverError(
                 f"array {self.name}: {io.path} has {io.size_bytes} bytes, the array needs {need}"
             )
+
+    def check(self, member: Attached) -> None:
+        """DriverError if the member is too small, too coarse, or its slot meets its data."""
+        entry, io = member.entry, member.io
+        self._check_size(member, self.geometry)
         if io.align_bytes > self.align_bytes:
             raise DriverError(
                 f"array {self.name}: {io.path} is written in blocks of {io.align_bytes} bytes,"

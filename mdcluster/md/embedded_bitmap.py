@@ -100,6 +100,14 @@ class SlotBitmap:
         self._touch(0, 8 * self.size_bytes)
         await self._commit()
 
+    def cover(self, covered_sectors: int) -> bool:
+        """Stand for so many sectors; False if that takes another page, which the slot has not."""
+        if raw.slot_bytes(covered_sectors, self.chunk_sectors) > self.size_bytes:
+            return False
+        self.covered_sectors = covered_sectors
+        self._count = raw.chunk_count(covered_sectors, self.chunk_sectors)
+        return True
+
     def any_needed(self) -> bool:
         """Whether a sync has anything to copy."""
         return any(self._needed)

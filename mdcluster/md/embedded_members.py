@@ -117,6 +117,18 @@ class MemberSet:
         found = [m for m in self._members.values() if m.role == role]
         return min(found, key=lambda m: (m.faulty, m.failed), default=None)
 
+    def close_ranks(self, shape: Geometry) -> None:
+        """Those with a role keep their order and take the roles 0, 1, ... of the new shape."""
+        ranked = sorted((m for m in self if m.role >= 0), key=lambda m: m.role)
+        if len(ranked) > shape.raid_disks:
+            raise DriverError(
+                f"array {self.name}: {len(ranked)} members are in use, that is more than "
+                f"{shape.raid_disks}"
+            )
+        for role, member in enumerate(ranked):
+            member.entry = replace(member.entry, role=role)
+        self.geometry = shape
+
     @property
     def degraded(self) -> bool:
         """Whether a role has no member that is in sync and answers."""

@@ -232,6 +232,18 @@ class KernelDriver:
         target, devices = self._of(array).array, tuple(devices)
         await self._run(target, lambda: target.take_in(devices))
 
+    # --- shape -----------------------------------------------------------------------------------
+
+    async def set_raid_disks(self, array: ArrayId, raid_disks: int) -> None:
+        raise self._not_yet(array, f"{raid_disks} raid devices")
+
+    async def set_size(self, array: ArrayId, size_sectors: int, *, visible: bool) -> None:
+        raise self._not_yet(array, f"{size_sectors} sectors of each member")
+
+    def _not_yet(self, array: ArrayId, what: str) -> DriverError:
+        name = self._of(array).array.name
+        return DriverError(f"array {name}: {what}: the kernel driver changes no shapes yet")
+
     # --- holds, reads, bits ----------------------------------------------------------------------
 
     async def hold(self, array: ArrayId, lo_sectors: int, hi_sectors: int) -> None:
@@ -360,6 +372,9 @@ class KernelDriver:
             sync_completed_sectors=sync.position_sectors if sync else 0,
             sync_max_sectors=sync.limit_sectors if sync else 0,
             openers=target.holders,
+            raid_disks=target.geometry.raid_disks,
+            size_sectors=target.geometry.size_sectors,
+            shown_sectors=target.state.shown_sectors or target.geometry.size_sectors,
         )
 
     def arrays(self) -> tuple[ArrayId, ...]:

@@ -1,12 +1,16 @@
 """From the local md as it is to what was committed: the ordered calls of the port. Pure.
 
+The shape comes first, with the members as they are here: a change of it is committed on a state
+that every node has applied, so that all members close ranks in the same way (see
+:mod:`mdcluster.core.reshape`).
+
 What a commit says about members is carried out so that the array never loses its last good one on
 the way: members that became good are taken in first, then others are failed and removed, then
 those are added whose role had to become free. Carried out once, the plan is empty.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mdcluster.core.model import (
     ArrayId,
@@ -64,7 +68,20 @@ class TakeIn:
     devices: tuple[DeviceId, ...]
 
 
-Step = Start | Stop | Fail | Remove | Add | TakeIn
+@dataclass(frozen=True, slots=True)
+class RaidDisks:
+    array: ArrayId
+    raid_disks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    array: ArrayId
+    size_sectors: int
+    visible: bool
+
+
+Step = Start | Stop | Fail | Remove | Add | TakeIn | RaidDisks | Size
 
 
 def plan(
@@ -113,13 +130,14 @@ def _needed_paths(
 def _member_steps(
     status: ArrayStatus, state: ArrayState, paths: Mapping[DeviceId, str], spectator: bool
 ) -> tuple[Step, ...]:
-    here = {m.device: m for m in status.members}
+    here = {m.device: m for m in _in_shape(status, state)}
     recovered = tuple(
         device
         for device, local in here.items()
         if (entry := state.member(device)) and _is_recovered(local, entry)
     )
-    steps: list[Step] = [TakeIn(state.uuid, recovered)] if recovered else []
+    steps = _shape_steps(status, state)
+    steps += [TakeIn(state.uuid, recovered)] if recovered else []
     leaving = {device: _leave(state, local) for device, local in here.items()}
     new = tuple(m for m in state.writable if m.device not in here or leaving[m.device])
     found = _needed_paths(state, new, paths, spectator)
@@ -132,6 +150,25 @@ def _member_steps(
     for rest in leaving.values():
         steps += rest
     return tuple(steps)
+
+
+def _shape_steps(status: ArrayStatus, state: ArrayState) -> list[Step]:
+    steps: list[Step] = []
+    if status.raid_disks != state.raid_disks:
+        steps.append(RaidDisks(state.uuid, state.raid_disks))
+    shown = state.size_sectors if state.shown_sectors is None else state.shown_sectors
+    if (status.size_sectors, status.shown_sectors) != (state.size_sectors, shown):
+        steps.append(Size(state.uuid, state.size_sectors, state.shown_sectors is None))
+    return steps
+
+
+def _in_shape(status: ArrayStatus, state: ArrayState) -> list[MemberStatus]:
+    """The members once the number of roles is right: they close ranks."""
+    if status.raid_disks == state.raid_disks:
+        return list(status.members)
+    ranked = sorted((m for m in status.members if m.role >= 0), key=lambda m: m.role)
+    idle = [m for m in status.members if m.role < 0]
+    return [*(replace(m, role=rank) for rank, m in enumerate(ranked)), *idle]
 
 
 def _leave(state: ArrayState, local: MemberStatus) -> tuple[Step, ...]:
@@ -206,6 +243,10 @@ async def carry_out(
             await driver.remove(step.array, step.device)
         elif isinstance(step, Add):
             await driver.add(step.array, step.member, step.path)
+        elif isinstance(step, RaidDisks):
+            await driver.set_raid_disks(step.array, step.raid_disks)
+        elif isinstance(step, Size):
+            await driver.set_size(step.array, step.size_sectors, visible=step.visible)
         else:
             await driver.take_in(step.array, step.devices)
 

@@ -232,11 +232,11 @@ def _fresh_header(member: Member, writing: Writing) -> Header:
 
 
 def _kept_header(header: Header, writing: Writing, gated: DeviceWriter) -> Header:
-    """The header, written anew if the nodes or their slots have changed."""
-    nodes = node_table(header.nodes, writing)
-    if nodes == header.nodes:
+    """The header, written anew if the nodes, their slots or the size have changed."""
+    nodes, covered = node_table(header.nodes, writing), array_size_sectors(writing.state)
+    if (nodes, covered) == (header.nodes, header.covered_sectors):
         return header
-    header = replace(header, generation=header.generation + 1, nodes=nodes)
+    header = replace(header, generation=header.generation + 1, nodes=nodes, covered_sectors=covered)
     gated.write(_place(header), cluster_area.encode_header(header))
     return header
 

@@ -16,6 +16,7 @@ from mdcluster.control.verbs import (
     AdoptArgs,
     AssembleArgs,
     CreateArgs,
+    GrowArgs,
     MemberArgs,
     NodeArgs,
     ReleaseArgs,
@@ -43,6 +44,8 @@ from mdcluster.core.model import (
     ReAddMember,
     ReleaseArray,
     RemoveMember,
+    SetRaidDisks,
+    SetSize,
     StartArray,
     StopArray,
     StopLooking,
@@ -97,7 +100,9 @@ class Places:
     present: Mapping[DeviceId, str]
 
 
-def devices_named(args: CreateArgs | AssembleArgs | MemberArgs) -> tuple[str, ...]:
+def devices_named(
+    args: CreateArgs | AssembleArgs | MemberArgs | GrowArgs,
+) -> tuple[str, ...]:
     """The paths in a request whose devices are to be looked at, each once."""
     names = (args.device,) if isinstance(args, MemberArgs) else args.devices
     return tuple(dict.fromkeys(name for name in names if name.startswith("/")))
@@ -347,6 +352,40 @@ def add(
     if problem := objection(state.uuid, (member,), (seen,), arrays, args.force):
         raise RequestError(f"{state.name}: cannot add it: {problem}")
     return Wish(AddMember(state.uuid, member), args.force)
+
+
+def grow(
+    args: GrowArgs, arrays: Sequence[ArrayState], looks: Looks, new_uuid: NewUuid = uuid4
+) -> tuple[Wish, ...]:
+    """New members first, as spares; then the shape."""
+    state = find_array(arrays, args.array)
+    asked = (args.raid_disks is not None, args.size_sectors is not None, args.size_max)
+    if sum(asked) != 1:
+        raise RequestError(
+            "cannot change component size at the same time as other changes: give either a number "
+            "of raid devices or a size"
+        )
+    if args.raid_disks is None:
+        if args.devices:
+            raise RequestError("a size takes no devices: --add them first")
+        return (Wish(SetSize(state.uuid, _new_size(args, state)), args.force),)
+    if len(set(args.devices)) != len(args.devices):
+        raise RequestError("a device is named twice")
+    wishes = [
+        add(MemberArgs(args.proposal, args.array, name, args.force), arrays, looks, new_uuid)
+        for name in args.devices
+    ]
+    return (*wishes, Wish(SetRaidDisks(state.uuid, args.raid_disks), args.force))
+
+
+def _new_size(args: GrowArgs, state: ArrayState) -> int:
+    """In whole chunks, as mdadm rounds it; the largest is never less than what is used now."""
+    if args.size_sectors is not None:
+        rounding = state.chunk_sectors or 8
+        return args.size_sectors // rounding * rounding
+    room = min(member.data_size_sectors for member in state.members)
+    rounding = state.chunk_sectors or RAID1_ROUND_SECTORS
+    return max(room // rounding * rounding, state.size_sectors)
 
 
 def re_add(

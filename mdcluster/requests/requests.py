@@ -10,6 +10,7 @@ from mdcluster.control.verbs import (
     Args,
     AssembleArgs,
     CreateArgs,
+    GrowArgs,
     MemberArgs,
     NodeArgs,
     ReleaseArgs,
@@ -74,6 +75,9 @@ class Requests:
             return (build.stop(args, states_of(self._view())),)
         if isinstance(args, ActionArgs):
             return (build.action(args, states_of(self._view())),)
+        if isinstance(args, GrowArgs):
+            looks = await self._devices.look(build.devices_named(args))
+            return build.grow(args, states_of(self._view()), looks)
         if isinstance(args, MemberArgs):
             return await self._members(verb, args)
         if isinstance(args, NodeArgs) and verb is Verb.TRANSFER:

@@ -32,6 +32,7 @@ from mdcluster.control.status import (
     WhyData,
 )
 from mdcluster.core.arrays import array_size_sectors, end_sectors, needs_sync
+from mdcluster.core.geometry import shown_array_sectors
 from mdcluster.core.model import (
     CLUSTER_KEY,
     ZERO,
@@ -206,7 +207,7 @@ def detail(view: NodeView, here: Here, state: ArrayState, speeds: Speeds) -> Arr
         chunk_sectors=state.chunk_sectors,
         raid_disks=state.raid_disks,
         size_sectors=state.size_sectors,
-        array_sectors=array_size_sectors(state),
+        array_sectors=shown_array_sectors(state),
         state=_word(state, here),
         members=members(state, here),
         events=stamps.get(state.uuid, ZERO).events,
@@ -232,7 +233,7 @@ def mdstat(view: NodeView, here: Here, speeds: Speeds) -> MdstatData:
                 layout=state.layout,
                 chunk_sectors=state.chunk_sectors,
                 raid_disks=state.raid_disks,
-                array_sectors=array_size_sectors(state),
+                array_sectors=shown_array_sectors(state),
                 members=members(state, here),
                 sync=sync_info(view, state, speeds),
                 bitmap=_bitmap(state, here),

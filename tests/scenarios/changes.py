@@ -8,6 +8,7 @@ from tests.scenarios.hosts import Host
 from tests.scenarios.words import MIB
 
 SIZE_SECTORS = 64 * MIB
+CREATE_WORDS = ("clean", "small")
 
 
 class Changes:
@@ -17,8 +18,11 @@ class Changes:
         raise NotImplementedError
 
     def change_create(self, array: str, *devices: str) -> m.Change:
-        """create r0 d1 d2 [clean]: raid1 of 64 MiB, to be resynced unless `clean`."""
-        names = [d for d in devices if d != "clean"]
+        """create r0 d1 d2 [clean] [small]: raid1 of 64 MiB, to be resynced unless `clean`.
+
+        `small`: it uses 32 MiB of the 64 that its members have.
+        """
+        names = [d for d in devices if d not in CREATE_WORDS]
         members = tuple(new_member(d, role) for role, d in enumerate(names))
         return m.CreateArray(
             array=m.ArrayId(array),
@@ -27,7 +31,7 @@ class Changes:
             layout=0,
             chunk_sectors=0,
             raid_disks=len(members),
-            size_sectors=SIZE_SECTORS,
+            size_sectors=SIZE_SECTORS // 2 if "small" in devices else SIZE_SECTORS,
             bitmap_chunk_sectors=MIB,
             members=members,
             assume_clean="clean" in devices,
@@ -65,6 +69,12 @@ class Changes:
 
     def change_idle(self, array: str) -> m.Change:
         return m.StopLooking(m.ArrayId(array))
+
+    def change_raid_disks(self, array: str, count: str) -> m.Change:
+        return m.SetRaidDisks(m.ArrayId(array), int(count))
+
+    def change_size(self, array: str, size_mib: str) -> m.Change:
+        return m.SetSize(m.ArrayId(array), int(size_mib) * MIB)
 
     def change_fail(self, array: str, device: str) -> m.Change:
         return m.FailMember(m.ArrayId(array), m.DeviceId(device), "an administrator says so")

@@ -17,7 +17,7 @@ from mdcluster.core.events import (
 )
 from mdcluster.core.windows import SyncLimits
 from tests.scenarios import words
-from tests.scenarios.changes import Changes
+from tests.scenarios.changes import CREATE_WORDS, Changes
 from tests.scenarios.hosts import Host
 from tests.scenarios.nature import Nature
 from tests.scenarios.script import Block, Command, ScenarioError, parse, render
@@ -126,10 +126,10 @@ class Runner(Nature, Changes):
         self.do_expect("writer", next(iter(self.hosts)))
 
     def do_array(self, array: str, *devices: str) -> None:
-        """array r0 d1 d2 [clean]: the first node has created it and all run it; says nothing."""
+        """array r0 d1 d2 [clean] [small]: the first node has created it, all run it; no words."""
         before = len(self.out)
         first = next(iter(self.hosts))
-        self.do_disks(*(d for d in devices if d != "clean"))
+        self.do_disks(*(d for d in devices if d not in CREATE_WORDS))
         self.do_propose(first, f"create-{array}", "create", array, *devices)
         self.do_until("done", f"create-{array}")
         del self.out[before:]

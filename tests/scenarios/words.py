@@ -73,6 +73,8 @@ def entry_state(x: ArrayState | ClusterState) -> list[str]:
         out.append(f"not known to be equal from {at(x.resync_sectors)}")
     if x.sync is not None:
         out.append(f"{x.sync.kind} {x.sync.serial} at {at(x.sync.position_sectors)}")
+    if x.shown_sectors is not None:
+        out.append(f"{at(x.shown_sectors)} of {at(x.size_sectors)} shown")
     if x.mismatched_sectors:
         out.append(f"{at(x.mismatched_sectors)} found different")
     return out

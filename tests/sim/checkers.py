@@ -31,7 +31,7 @@ from mdcluster.core.model import (
     RemoveMember,
     Stamp,
 )
-from tests.sim.disks import BLOCK_SECTORS, BLOCKS, Disk
+from tests.sim.disks import BLOCK_SECTORS, Disk
 
 if TYPE_CHECKING:
     from tests.sim.hosts import Host
@@ -115,6 +115,7 @@ class Checkers:
         if newest is None or newest.stamp < entry.stamp:
             self._stays_gone(entry, newest)
             self._lives_ended(entry, newest)
+            self._shape(entry, newest)
             self.newest_seen[entry.key] = entry
             self._nothing_undone(entry)
 
@@ -159,6 +160,17 @@ class Checkers:
             for host in self.world.hosts
             if host.up and not host.spectator and uuid in host.store.entries
         ]
+
+    def _shape(self, entry: Entry, before: Entry | None) -> None:
+        """For the load; and no size is ever taken back."""
+        was, state = before.state if before else None, entry.state
+        if not isinstance(was, ArrayState) or not isinstance(state, ArrayState):
+            return
+        if state.size_sectors < was.size_sectors:
+            self.fail(f"(2) {state.name} shrinks from {was.size_sectors} sectors")
+        self.world.load["roles changed"] += state.raid_disks != was.raid_disks
+        if was.shown_sectors is not None and state.shown_sectors is None:
+            self.world.load["sizes_shown"] += 1
 
     def _nothing_undone(self, entry: Entry) -> None:
         if len(entry.recent) >= RECENT_MAX:
@@ -369,9 +381,14 @@ class Checkers:
     def app_write_issued(self, array: MdArray, write: Write) -> None:
         for other in self.world.hosts:
             there = other.md.arrays.get(array.uuid) if other.up else None
-            if there is None or there.sync is None or other is array.host:
+            if there is None or other is array.host:
                 continue
-            if there.sync.busy_block == write.block:
+            if there.size <= write.block:
+                self.fail(
+                    f"(6) {array.host.name} writes block {write.block}, {other.name} has no more "
+                    f"than {there.size} yet"
+                )
+            if there.sync is not None and there.sync.busy_block == write.block:
                 self.fail(
                     f"(6) {array.host.name} writes block {write.block} while {other.name} copies it"
                 )
@@ -483,8 +500,9 @@ class Checkers:
         disks = [(m.device, self.world.disk_of(m.device)) for m in state.in_sync]
         good = [(device, disk) for device, disk in disks if disk is not None]
         excused = self._under_way(state)
+        size = state.size_sectors // BLOCK_SECTORS
         for device, disk in good:
-            for block in range(BLOCKS):
+            for block in range(size):
                 acked = self.acked.get((state.uuid, block))
                 if acked is not None and disk.data[block] < acked:
                     self.fail(
@@ -495,7 +513,7 @@ class Checkers:
         for _, disk in good:
             for mask in disk.bits:
                 bits |= mask
-        done = BLOCKS if state.resync_sectors is None else state.resync_sectors // BLOCK_SECTORS
+        done = size if state.resync_sectors is None else state.resync_sectors // BLOCK_SECTORS
         for block in range(done):
             if bits >> block & 1 or block in excused:
                 continue

@@ -27,8 +27,6 @@ from mdcluster.core.model import (
 )
 from tests.sim.disks import (
     BLOCK_SECTORS,
-    BLOCKS,
-    SIZE_SECTORS,
     Disk,
     block_range,
     first_dirty_sectors,
@@ -92,7 +90,8 @@ class MdArray:
         self.slot = slot
         self.legs: list[Leg] = []
         self.raid_disks = 0
-        self.resync_from = BLOCKS  # reads at or above go to the first member
+        self.size = self.shown = 0  # blocks: used of each member, and of these, for applications
+        self.resync_from = 0  # reads at or above go to the first member
         self.pinned = False
         self.hold = (0, 0)
         self.moving = False  # the hold, right now
@@ -148,7 +147,8 @@ class MdArray:
         return any(not leg.in_sync and not leg.faulty for leg in self.legs)
 
     def whole(self, mask: int) -> int:
-        return whole_chunks(mask, self.host.world.quirks.chunk_blocks)
+        chunks = whole_chunks(mask, self.host.world.quirks.chunk_blocks)
+        return chunks & (1 << self.size) - 1
 
     # --- application I/O -----------------------------------------------------------------
 
@@ -293,8 +293,10 @@ class MdArray:
     def follow(self, state: ArrayState, find: Callable[[DeviceId], Disk | None]) -> str:
         """Bring the members to a committed state; returns what stands against it."""
         self.raid_disks = state.raid_disks
+        self.size = state.size_sectors // BLOCK_SECTORS
+        self.shown = (state.shown_sectors or state.size_sectors) // BLOCK_SECTORS
         self.resync_from = (
-            BLOCKS if state.resync_sectors is None else state.resync_sectors // BLOCK_SECTORS
+            self.size if state.resync_sectors is None else state.resync_sectors // BLOCK_SECTORS
         )
         problem = ""
         for leg in list(self.legs):
@@ -310,6 +312,7 @@ class MdArray:
         for member in state.members:
             if member.state in (MemberState.IN_SYNC, MemberState.RECOVERING):
                 problem = self._follow_member(member, find) or problem
+        self.legs.sort(key=lambda one: one.role)
         was_broken, self.broken = self.broken, bool(problem)
         if was_broken and not problem:
             self.resubmit()
@@ -410,10 +413,10 @@ class MdArray:
         return mask if new or sync.kind in LOOKING else mask & (self.sync_bits | self.degraded_bits)
 
     def next_dirty(self, from_sectors: int) -> int:
-        sync = self.sync
+        sync, end = self.sync, self.size * BLOCK_SECTORS
         if sync is None:
-            return SIZE_SECTORS
-        return first_dirty_sectors(self.plan(sync, 0, SIZE_SECTORS), from_sectors)
+            return end
+        return min(first_dirty_sectors(self.plan(sync, 0, end), from_sectors), end)
 
     def copied(self, block: int) -> None:
         """A block was made equal: with the last of its chunk, the bits may go."""

@@ -35,6 +35,7 @@ from mdcluster.core.model import (
     ForgetArray,
     Life,
     NodeId,
+    ShowSize,
     SyncKind,
     SyncPass,
 )
@@ -186,6 +187,12 @@ def _looks_unheld(self: Pass) -> None:
     if self.kind is SyncKind.CHECK:
         self._holds.others.clear()
     _next_window(self)
+
+
+def _shows_at_once(self: Keeper, track: Track, state: ArrayState) -> None:
+    if state.shown_sectors is not None:
+        self._commits.own(ShowSize(state.uuid))
+    _tend_array(self, track, state)
 
 
 def _not_counted(event: SyncReached, hi: int) -> str:
@@ -346,6 +353,14 @@ PLANTED: dict[str, Planted] = {
     ),
     "check_not_held": Planted(
         ((Pass, "_next_window", _looks_unheld),), scenes.mix_of(scenes.looks), "(6)"
+    ),
+    "size_shown_at_once": Planted(
+        (
+            (Keeper, "_tend_array", _shows_at_once),
+            (Commits, "_too_early", staticmethod(lambda track, ask: "")),
+        ),
+        scenes.mix_of(scenes.grows, size_blocks=7),
+        "(6)",
     ),
     "sectors_not_counted": Planted(
         ((resync, "_step_problem", _not_counted),), scenes.mix_of(scenes.short_copies), "(6)"

@@ -36,6 +36,8 @@ LOAD_MIN = {
     "messages lost": 5.0,
     "windows": 4.0,
     "blocks_compared": 2.0,
+    "sizes_shown": 0.05,
+    "roles changed": 0.05,
     "copies_cut_short": 0.2,
     "stage_hand over": 0.1,
     "stage_stop": 0.05,

@@ -16,10 +16,11 @@ from mdcluster.core.model import (
     FailMember,
     HandOver,
     ReleaseArray,
+    SetSize,
     StopArray,
     SyncKind,
 )
-from tests.sim.disks import EVERY_HOST, Disk
+from tests.sim.disks import EVERY_HOST, SIZE_SECTORS, Disk
 from tests.sim.faults import SECOND_US
 from tests.sim.hosts import Host
 from tests.sim.network import Weather
@@ -103,6 +104,15 @@ def looks(run: Run) -> None:
     for uuid in world.workload.arrays:
         world.workload.wish(BeginSync(uuid, SyncKind.CHECK))
     world.after_us(2 * SECOND_US, looks, run)
+
+
+def grows(run: Run) -> None:
+    """A larger size, while messages to one follower are stuck."""
+    world, writer = run.world, _writer(run)
+    slow = run.rng.choice(_others(run, writer))
+    world.network.clogged_until[writer, slow] = world.now_us + 350_000
+    for uuid in world.workload.arrays:
+        world.workload.wish(SetSize(uuid, SIZE_SECTORS), at=world.hosts[writer])
 
 
 def late_apply(run: Run) -> None:

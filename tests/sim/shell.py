@@ -423,7 +423,8 @@ class ArrayShell(Copying):
         else:
             problem = array.set_sync_bits(mask)
             needed = array.sync_bits | array.degraded_bits
-            next_dirty = array.next_dirty(0) if array.sync else _first(needed)
+            end = array.size * BLOCK_SECTORS
+            next_dirty = array.next_dirty(0) if array.sync else min(_first(needed), end)
             event = BitsSet(effect.array, effect.serial, next_dirty, problem)
         self.done(effect, event)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mdcluster.core.events import Line, LinesChanged
 from mdcluster.core.timing import Timing
 from tests.sim.checkers import Violation
+from tests.sim.disks import BLOCK_SECTORS, BLOCKS
 from tests.sim.faults import FAULTS, SECOND_US, Faults
 from tests.sim.hosts import Core, Host
 from tests.sim.network import Weather
@@ -26,6 +27,8 @@ ADMIN = (
     "add_member",
     "stop_or_start",
     "look",
+    "raid_disks",
+    "size",
     "transfer",
     "reload",
     "admit_again",
@@ -49,6 +52,7 @@ class Mix:
     spares: int = 0
     arrays: int = 1
     assume_clean: bool = False
+    size_blocks: int = BLOCKS
     weather: Weather = field(default_factory=Weather)
     faults: tuple[str, ...] = ()
     fault_pause_us: int = SECOND_US
@@ -104,6 +108,7 @@ def random_mix(seed: int) -> Mix:
         fence_by_hand=rng.random() < 0.2,
         drift=rng.random() < 0.5,
         late_voter=rng.random() < 0.3 and "lost_state" not in faults,
+        size_blocks=rng.choice((BLOCKS, BLOCKS, 16, 7)),
     )
     if late_rng.random() < WATCHDOGS:
         mix.timing = WATCHDOG_TIMING
@@ -131,6 +136,7 @@ class Run:
             words=words,
             quirks=replace(self.mix.quirks),
         )
+        self.world.workload.size_blocks = self.mix.size_blocks
         self.world.fence_by_hand = self.mix.fence_by_hand
         self.rng = self.world.rng
         self.faults = Faults(self.world, self.boot)
@@ -217,8 +223,9 @@ class Run:
             if state is None or not state.active:
                 continue
             disks = [d for m in state.in_sync if (d := world.disk_of(m.device)) is not None]
+            blocks = state.size_sectors // BLOCK_SECTORS
             for disk in disks[1:]:
-                if disk.data != disks[0].data:
+                if disk.data[:blocks] != disks[0].data[:blocks]:
                     world.check.fail(f"(6) members differ at the end: {disk.path}")
 
     # --- the quiet end ---------------------------------------------------------------------
@@ -280,6 +287,8 @@ class Run:
         waits = []
         if state.sync is not None or state.resync_sectors is not None:
             waits.append(f"{uuid} resyncs: {state.sync}, {state.resync_sectors}")
+        if state.shown_sectors is not None:
+            waits.append(f"{uuid} does not show all of its size: {state.shown_sectors}")
         if any(slot.dirty for slot in state.slots):
             waits.append(f"{uuid} has dirty slots: {state.slots}")
         waits += [f"{uuid} lists {x.boot_id}, dead" for x in state.running if self.world.dead(x)]

@@ -30,6 +30,8 @@ from mdcluster.core.model import (
     ReAddMember,
     ReleaseArray,
     RemoveMember,
+    SetRaidDisks,
+    SetSize,
     StartArray,
     StopArray,
     StopLooking,
@@ -73,6 +75,7 @@ class Workload:
         self.last_value = 0
         self.wishes: dict[str, Wish] = {}
         self.devices = 0
+        self.size_blocks = BLOCKS  # of new arrays; their members have room for BLOCKS
         self.paths: dict[DeviceId, str] = {}
 
     # --- applications --------------------------------------------------------------------
@@ -88,13 +91,13 @@ class Workload:
         if not host.up or host.frozen:
             return
         for array in host.md.arrays.values():
-            self._read(array, world.rng.randrange(BLOCKS))
+            self._read(array, world.rng.randrange(array.shown))
             self._write(host, array)
 
     def _write(self, host: Host, array: MdArray) -> None:
         count = len(self.world.hosts)
-        block = self.world.rng.randrange(BLOCKS) // count * count + host.index
-        if block >= BLOCKS or (array.uuid, block) in self.outstanding:
+        block = self.world.rng.randrange(array.shown) // count * count + host.index
+        if block >= array.shown or (array.uuid, block) in self.outstanding:
             return
         self.outstanding[array.uuid, block] = host.index
         self.last_value += 1
@@ -192,7 +195,7 @@ class Workload:
             layout=0,
             chunk_sectors=0,
             raid_disks=disks,
-            size_sectors=SIZE_SECTORS,
+            size_sectors=self.size_blocks * BLOCK_SECTORS,
             bitmap_chunk_sectors=self.world.quirks.chunk_blocks * BLOCK_SECTORS,
             members=tuple(members),
             assume_clean=assume_clean,
@@ -306,7 +309,7 @@ class Workload:
         disks = self.plain_disks(uuid)
         if not disks or not all(disk.given_back for disk in disks):
             return
-        block = self.world.rng.randrange(BLOCKS)
+        block = self.world.rng.randrange(_array_of(disks[0]).size_sectors // BLOCK_SECTORS)
         self.last_value += 1
         for disk in disks:
             disk.data[block] = self.last_value
@@ -344,6 +347,23 @@ class Workload:
         else:
             kind = SyncKind.CHECK if draw < 0.7 else SyncKind.REPAIR
             self.wish(BeginSync(state.uuid, kind))
+
+    def raid_disks(self) -> None:
+        """More roles, or fewer."""
+        state = self.array()
+        if state is not None:
+            self.world.load["admin_raid_disks"] += 1
+            count = self.world.rng.randint(max(len(state.in_sync) - 1, 1), 4)
+            self.wish(SetRaidDisks(state.uuid, count), force=True)
+
+    def size(self) -> None:
+        """More of each member, as far as they have it."""
+        state = self.array()
+        blocks = state.size_sectors // BLOCK_SECTORS if state is not None else BLOCKS
+        if state is not None and blocks < BLOCKS:
+            self.world.load["admin_size"] += 1
+            blocks = self.world.rng.randint(blocks + 1, BLOCKS)
+            self.wish(SetSize(state.uuid, blocks * BLOCK_SECTORS))
 
     def transfer(self, at: Host | None = None) -> None:
         """To anybody; asked for at a host, for one that is to happen at once."""

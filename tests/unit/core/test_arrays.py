@@ -37,6 +37,9 @@ from mdcluster.core.model import (
     NodeId,
     ReAddMember,
     RemoveMember,
+    SetRaidDisks,
+    SetSize,
+    ShowSize,
     Slot,
     StartArray,
     StopArray,
@@ -679,6 +682,8 @@ def test_raid10_hold_covers_every_chunk_with_a_copy_in_the_window(
         {"sync": SyncPass(0, SyncKind.CHECK, 0), "resync_sectors": 0},
         {"sync": SyncPass(0, SyncKind.REPAIR, 0), "running": (), "slots": ()},
         {"mismatched_sectors": -1},
+        {"shown_sectors": 0},
+        {"shown_sectors": 64 * MIB},
         {"sync": SyncPass(0, SyncKind.RESYNC, 65 * MIB), "resync_sectors": 0},
     ],
 )
@@ -703,6 +708,9 @@ _CHANGES: st.SearchStrategy[ArrayChange] = st.one_of(
     st.builds(lambda k: BeginSync(ARRAY, k), st.sampled_from(list(SyncKind))),
     st.builds(lambda s, p: Checkpoint(ARRAY, s, p * MIB, p), _SERIALS, st.integers(0, 64)),
     st.just(StopLooking(ARRAY)),
+    st.builds(lambda n: SetRaidDisks(ARRAY, n), st.integers(0, 5)),
+    st.builds(lambda s: SetSize(ARRAY, s * MIB), st.integers(60, 64)),
+    st.just(ShowSize(ARRAY)),
     st.builds(lambda s, x: EndSync(ARRAY, s, tuple(x)), _SERIALS, st.sets(_LIVES)),
     st.just(StartArray(ARRAY)),
     st.just(StopArray(ARRAY)),
@@ -715,6 +723,7 @@ _CHANGES: st.SearchStrategy[ArrayChange] = st.one_of(
         [
             mirror(spares=1, clean=False),
             mirror(raid_disks=3),
+            replace(mirror(raid_disks=2, spares=2), size_sectors=60 * MIB),
             mirror(level=10, raid_disks=3, spares=1),
             mirror(level=10, raid_disks=4, clean=False),
         ]

@@ -514,6 +514,95 @@ class PortSuite:
         await lab.driver.take_in(ARRAY, [device(1)])
         assert lab.data_of(device(0)) == lab.data_of(device(1))
 
+    async def test_more_roles_then_fewer(self, lab: Lab) -> None:
+        """raid1: members close ranks and nothing is lost; see core/reshape.py."""
+        await lab.start(array())
+        await lab.write(0, b"a" * BLOCK)
+        await lab.driver.set_raid_disks(ARRAY, 3)
+        assert lab.driver.status(ARRAY).raid_disks == 3
+        await lab.write(BLOCK, b"b" * BLOCK)
+        fresh = member(5, MemberState.RECOVERING, role=2)
+        await lab.driver.add(ARRAY, fresh, lab.path(fresh.device))
+        await lab.driver.start_sync(ARRAY, SyncKind.RECOVER, 0)
+        await lab.driver.limit_sync(ARRAY, SIZE_SECTORS)
+        with pytest.raises(DriverError):
+            await lab.driver.set_raid_disks(ARRAY, 4)  # during a sync
+        await lab.driver.stop_sync(ARRAY)
+        await lab.driver.take_in(ARRAY, [fresh.device])
+        with pytest.raises(DriverError):
+            await lab.driver.set_raid_disks(ARRAY, 2)  # three are in use
+        await lab.driver.fail(ARRAY, device(0))
+        await lab.driver.unblock(ARRAY, device(0))
+        await lab.driver.activate(ARRAY)
+        await lab.driver.remove(ARRAY, device(0))
+        await lab.driver.set_raid_disks(ARRAY, 2)
+        status = lab.driver.status(ARRAY)
+        assert [(m.device, m.role) for m in status.members] == [(device(1), 0), (device(5), 1)]
+        await lab.write(2 * BLOCK, b"c" * BLOCK)
+        for number in (1, 5):
+            data = lab.data_of(device(number))
+            assert data[: 3 * BLOCK] == b"a" * BLOCK + b"b" * BLOCK + b"c" * BLOCK
+        assert await lab.read(0, 2 * BLOCK) == b"a" * BLOCK + b"b" * BLOCK
+
+    async def test_roles_of_a_raid10_stay(self, lab: Lab) -> None:
+        await lab.start(array(10, 4))
+        with pytest.raises(DriverError):
+            await lab.driver.set_raid_disks(ARRAY, 6)
+        assert lab.driver.status(ARRAY).raid_disks == 4
+
+    @pytest.mark.parametrize(("level", "disks"), SHAPES)
+    async def test_a_new_size_is_there_first_and_shown_later(
+        self, lab: Lab, level: int, disks: int
+    ) -> None:
+        half = SIZE_SECTORS // 2
+        small = replace(array(level, disks), size_sectors=half)
+        large = replace(small, size_sectors=SIZE_SECTORS)
+        await lab.start(small)
+        end = geometry_of(small).array_sectors * SECTOR
+        data = os.urandom(end)
+        await lab.write(0, data)
+        for number in range(disks):
+            lab.put(device(number), half, bytes([number]) * half * SECTOR)
+        await lab.driver.set_size(ARRAY, SIZE_SECTORS, visible=False)
+        status = lab.driver.status(ARRAY)
+        assert (status.size_sectors, status.shown_sectors) == (SIZE_SECTORS, half)
+        with pytest.raises(OSError):
+            await lab.write(end, b"x" * BLOCK)
+        await self._resync(lab, half - (CHUNK_SECTORS if disks % 2 and level == 10 else 0))
+        first, last = images(lab, large)
+        assert first == last and first[:end] == data
+        await lab.driver.set_size(ARRAY, SIZE_SECTORS, visible=True)
+        assert lab.driver.status(ARRAY).shown_sectors == SIZE_SECTORS
+        at = geometry_of(large).array_sectors * SECTOR - BLOCK
+        await lab.write(at, b"x" * BLOCK)
+        assert await lab.read(at, BLOCK) == b"x" * BLOCK
+        assert images(lab, large)[0] == images(lab, large)[1]
+
+    async def _resync(self, lab: Lab, lo_sectors: int) -> None:
+        """By position, as the core does: bits first."""
+        await lab.driver.set_bits(ARRAY, lo_sectors, SIZE_SECTORS)
+        await lab.driver.start_sync(ARRAY, SyncKind.RESYNC, lo_sectors)
+        step = await lab.driver.limit_sync(ARRAY, SIZE_SECTORS)
+        assert step.planned_sectors == step.copied_sectors > 0
+        await lab.driver.stop_sync(ARRAY)
+
+    async def test_a_size_that_cannot_be(self, lab: Lab) -> None:
+        await lab.start(array())
+        before = lab.driver.status(ARRAY)
+        for size in (SIZE_SECTORS // 2, 2 * SIZE_SECTORS):
+            with pytest.raises(DriverError):
+                await lab.driver.set_size(ARRAY, size, visible=True)
+        assert lab.driver.status(ARRAY) == before
+
+    async def test_a_size_to_come_is_not_shown(self, lab: Lab) -> None:
+        """Started while not every node has the size: only what all have is shown."""
+        half = SIZE_SECTORS // 2
+        await lab.start(replace(array(), shown_sectors=half))
+        with pytest.raises(OSError):
+            await lab.write(half * SECTOR, b"x" * BLOCK)
+        await lab.driver.set_size(ARRAY, SIZE_SECTORS, visible=True)
+        await lab.write(half * SECTOR, b"x" * BLOCK)
+
     async def test_refusals_change_nothing(self, lab: Lab) -> None:
         await lab.start(array())
         before = lab.driver.status(ARRAY)

@@ -1,6 +1,6 @@
 """From what runs here to what was committed: exact steps, and any history carried out."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -16,14 +16,18 @@ from mdcluster.core.model import (
     Member,
     MemberState,
     NodeId,
+    SetRaidDisks,
     Slot,
 )
+from mdcluster.core.reshape import set_raid_disks, show_size
 from mdcluster.md.driver import ArrayStatus, DriverError, MdDriver, MemberStatus
 from mdcluster.md.plan import (
     Add,
     Fail,
     MissingMemberError,
+    RaidDisks,
     Remove,
+    Size,
     Start,
     Step,
     Stop,
@@ -31,7 +35,7 @@ from mdcluster.md.plan import (
     carry_out,
     plan,
 )
-from tests.unit.md.port_suite import ARRAY, array, device, member
+from tests.unit.md.port_suite import ARRAY, SIZE_SECTORS, array, device, member
 
 ME = Life(NodeId("me"), "boot")
 SLOT = 1024
@@ -39,8 +43,12 @@ OTHER = Life(NodeId("other"), "boot")
 PATHS = {device(number): f"/dev/disk{number}" for number in range(40)}
 
 
-def status_of(*members: MemberStatus) -> ArrayStatus:
-    return ArrayStatus(ARRAY, members, False, True, 0, 0, 0, None, 0, 0, 0)
+def status_of(
+    *members: MemberStatus, disks: int = 2, size: int = SIZE_SECTORS, shown: int = 0
+) -> ArrayStatus:
+    return ArrayStatus(
+        ARRAY, members, False, True, 0, 0, 0, None, 0, 0, 0, disks, size, shown or size
+    )
 
 
 def local(
@@ -64,9 +72,12 @@ class Model:
         self.members: dict[DeviceId, MemberStatus] | None = None
         self.calls: list[str] = []
         self.run_fails = False
+        self.disks = self.size = self.shown = 0
 
     def status(self) -> ArrayStatus | None:
-        return None if self.members is None else status_of(*self.members.values())
+        if self.members is None:
+            return None
+        return status_of(*self.members.values(), disks=self.disks, size=self.size, shown=self.shown)
 
     @property
     def good(self) -> set[DeviceId]:
@@ -88,6 +99,8 @@ class Model:
         assert read_only == (slot < 0)
         self.calls.append("assemble")
         self.members = {}
+        self.disks, self.size = state.raid_disks, state.size_sectors
+        self.shown = state.shown_sectors or state.size_sectors
         for entry in state.members:
             if entry.device in paths:
                 await self.add(state.uuid, entry, paths[entry.device])
@@ -131,6 +144,19 @@ class Model:
             status = self._at(one)
             assert not status.faulty and status.role >= 0
             self._put(replace(status, in_sync=True))
+
+    async def set_raid_disks(self, array: ArrayId, raid_disks: int) -> None:
+        assert self.members is not None and raid_disks != self.disks
+        ranked = sorted((m for m in self.members.values() if m.role >= 0), key=lambda m: m.role)
+        assert len(ranked) <= raid_disks
+        for role, status in enumerate(ranked):
+            self._put(replace(status, role=role))
+        self.disks = raid_disks
+
+    async def set_size(self, array: ArrayId, size_sectors: int, *, visible: bool) -> None:
+        assert size_sectors >= self.size
+        self.size = size_sectors
+        self.shown = size_sectors if visible else self.shown
 
     async def bring(self, state: ArrayState) -> None:
         await carry_out(
@@ -237,6 +263,34 @@ def test_the_new_good_member_comes_before_the_old_one_goes() -> None:
     )
 
 
+def test_members_close_ranks_before_anything_else() -> None:
+    spare = member(4, MemberState.RECOVERING, role=2)
+    state = replace(
+        array(1, 3), members=(member(1, role=0), member(2, role=1), spare), next_number=5
+    )
+    before = status_of(local(1), local(2), local(4, role=-1, in_sync=False))
+    assert plan(before, running(state), ME, PATHS, slot_offset_sectors=SLOT) == (
+        RaidDisks(ARRAY, 3),
+        Remove(ARRAY, device(4)),
+        Add(ARRAY, spare, "/dev/disk4"),
+    )
+
+
+def test_a_size_is_given_first_and_shown_later() -> None:
+    members = (local(0), local(1))
+    state = running(replace(array(), size_sectors=2 * SIZE_SECTORS, shown_sectors=SIZE_SECTORS))
+    grown = status_of(*members, size=2 * SIZE_SECTORS, shown=SIZE_SECTORS)
+    for status, steps in (
+        (status_of(*members), (Size(ARRAY, 2 * SIZE_SECTORS, visible=False),)),
+        (grown, ()),
+    ):
+        assert plan(status, state, ME, PATHS, slot_offset_sectors=SLOT) == steps
+    shown = replace(state, shown_sectors=None)
+    assert plan(grown, shown, ME, PATHS, slot_offset_sectors=SLOT) == (
+        Size(ARRAY, 2 * SIZE_SECTORS, visible=True),
+    )
+
+
 async def test_a_start_that_cannot_run_is_undone() -> None:
     model = Model()
     model.run_fails = True
@@ -316,16 +370,38 @@ def _stopped(state: ArrayState, which: int) -> ArrayState:
     return replace(state, running=() if state.running else (OTHER, ME))
 
 
+def _reshaped(state: ArrayState, which: int) -> ArrayState:
+    """As the core does it, or not at all."""
+    disks = set_raid_disks(state, SetRaidDisks(ARRAY, which % 5 + 1), force=True)
+    return state if isinstance(disks, str) else disks
+
+
+def _grown(state: ArrayState, which: int) -> ArrayState:
+    if state.shown_sectors is not None:
+        return show_size(state)
+    larger = state.size_sectors + 8 * which
+    return replace(state, size_sectors=larger, shown_sectors=state.size_sectors if which else None)
+
+
 picks = st.builds(Pick, st.integers(0, 6), st.integers(0, 7))
+shapes = st.sampled_from([_reshaped, _grown, lambda state, _: state])
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.integers(2, 4), st.lists(st.lists(picks, min_size=1, max_size=2), max_size=12))
-async def test_any_history_is_carried_out(disks: int, history: list[list[Pick]]) -> None:
-    """Also by a node that sees only the latest of two changes."""
+@given(
+    st.integers(2, 4),
+    st.lists(
+        st.tuples(shapes, st.integers(0, 7), st.lists(picks, min_size=1, max_size=2)), max_size=12
+    ),
+)
+async def test_any_history_is_carried_out(
+    disks: int, history: list[tuple[Callable[[ArrayState, int], ArrayState], int, list[Pick]]]
+) -> None:
+    """Also by a node that sees only the latest of some changes; the shape is the first of them."""
     state, model = running(array(1, disks)), Model()
     await model.bring(state)
-    for batch in history:
+    for shape, which, batch in history:
+        state = shape(state, which)
         for pick in batch:
             state = changed(state, pick)
         await model.bring(state)
@@ -335,3 +411,6 @@ async def test_any_history_is_carried_out(disks: int, history: list[list[Pick]])
             assert model.good == {m.device for m in state.in_sync}
             faulty = {m.device for m in model.members.values() if m.faulty}
             assert set(model.members) - faulty == {m.device for m in state.writable}
+            roles = {m.device: m.role for m in state.members if m.role >= 0}
+            here = {m.device: m.role for m in model.members.values() if not m.faulty}
+            assert roles == {device: role for device, role in here.items() if role >= 0}

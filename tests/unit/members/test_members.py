@@ -20,6 +20,7 @@ from mdcluster.core.model import (
     JoinRunner,
     LeaveRunner,
     Outcome,
+    SetSize,
     Stamp,
 )
 from mdcluster.members import MembersError, area
@@ -504,3 +505,18 @@ async def test_a_hanging_device_delays_only_itself(
         await host.members.workers.idle()
     written, failed = await host.members.write_superblocks(entry(state, 8))
     assert (len(written), failed) == (2, ())
+
+
+async def test_the_header_follows_the_size(host: Host, pair: tuple[str, str]) -> None:
+    state = replace(await host.create(kit.creation(*pair, clean=True)), running=(), slots=())
+    small = replace(state, size_sectors=2048)
+    grown = after(small, SetSize(ARRAY, 4096))
+    await host.members.write_superblocks(entry(small, 4))
+    assert [header(path).covered_sectors for path in pair] == [2048, 2048]
+    await host.members.write_superblocks(entry(grown, 6))
+    for path in pair:
+        assert header(path).covered_sectors == 4096
+        found = on_disk(path)
+        assert found.all_problems == () and found.superblock is not None
+        assert found.superblock.size_sectors == 4096
+        assert found.superblock.resync_offset_sectors == 2048

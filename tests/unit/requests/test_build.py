@@ -13,6 +13,7 @@ from mdcluster.control.verbs import (
     ActionWord,
     AssembleArgs,
     CreateArgs,
+    GrowArgs,
     MemberArgs,
     NodeArgs,
     StopArgs,
@@ -27,6 +28,8 @@ from mdcluster.core.model import (
     HandOver,
     ReAddMember,
     RemoveMember,
+    SetRaidDisks,
+    SetSize,
     StartArray,
     StopArray,
     StopLooking,
@@ -238,6 +241,35 @@ def test_nodes() -> None:
         build.transfer(NodeArgs("p", "n9"), names)
     with pytest.raises(RequestError, match="no voter"):
         build.admit(NodeArgs("p", "x"), kit.CLUSTER, {kit.spectator().node: "x"})
+
+
+def test_grow() -> None:
+    arrays = (kit.mirror(),)
+    numbers = count(50)
+
+    def asked(**facts: Any) -> tuple[Wish, ...]:
+        one = GrowArgs("p", "data", **facts)
+        return build.grow(one, arrays, kit.looks(C), lambda: UUID(int=next(numbers)))
+
+    added, disks = asked(raid_disks=3, devices=(C,), force=True)
+    assert isinstance(added.change, AddMember) and added.change.member.path == C
+    assert disks == Wish(SetRaidDisks(kit.ARRAY, 3), force=True)
+    (size,) = asked(size_sectors=arrays[0].size_sectors + 17)
+    assert size.change == SetSize(kit.ARRAY, arrays[0].size_sectors + 16)
+    (size,) = asked(size_max=True)
+    assert isinstance(size.change, SetSize)
+    room = min(m.data_size_sectors for m in arrays[0].members)
+    assert room - 128 < size.change.size_sectors <= room
+    for wrong, words in (
+        ({}, "either a number"),
+        ({"raid_disks": 3, "size_max": True}, "at the same time"),
+        ({"size_max": True, "size_sectors": 8}, "at the same time"),
+        ({"size_max": True, "devices": (C,)}, "takes no devices"),
+        ({"raid_disks": 3, "devices": (C, C)}, "named twice"),
+        ({"raid_disks": 3, "devices": ("x",)}, "no absolute path"),
+    ):
+        with pytest.raises(RequestError, match=words):
+            asked(**wrong)
 
 
 def test_actions() -> None:

@@ -10,6 +10,7 @@ from mdcluster.control.verbs import (
     ActionWord,
     AssembleArgs,
     CreateArgs,
+    GrowArgs,
     MemberArgs,
     NodeArgs,
     Verb,
@@ -114,6 +115,14 @@ def test_what_a_check_found_is_told() -> None:
     assert seen.state is ArrayWord.CLEAN
 
 
+def test_a_new_size_is_told_once_it_is_shown() -> None:
+    state = replace(kit.mirror(), shown_sectors=2048)
+    seen = views.detail(kit.view(state), HERE, state, Speeds())
+    assert (seen.array_sectors, seen.size_sectors) == (2048, state.size_sectors)
+    (brief,) = views.mdstat(kit.view(state), HERE, Speeds()).arrays
+    assert brief.array_sectors == 2048
+
+
 def test_bits_of_a_dead_life_are_due_first() -> None:
     state = disks.after(kit.mirror(), EndLife(kit.ARRAY, kit.LIVES[2]))
     seen = views.detail(kit.view(state), HERE, state, Speeds())
@@ -154,6 +163,8 @@ async def test_requests_read_what_they_need() -> None:
     assert len(await requests.wishes(Verb.CREATE, made)) == 1
     assert len(await requests.wishes(Verb.ADD, MemberArgs("p", "data", "/dev/c"))) == 1
     assert len(await requests.wishes(Verb.ASSEMBLE, AssembleArgs("p", "data"))) == 1
+    more = GrowArgs("p", "data", raid_disks=3, devices=("/dev/c",))
+    assert len(await requests.wishes(Verb.GROW, more)) == 2
     look = ActionArgs("p", "data", ActionWord.CHECK)
     assert len(await requests.wishes(Verb.ACTION, look)) == 1
     assert len(await requests.wishes(Verb.TRANSFER, NodeArgs("p", "n1"))) == 1

@@ -76,7 +76,7 @@ ARRAY, DEVICE = ArrayId("array"), DeviceId("device")
 LIFE = Life(NodeId("node"), "boot")
 LIMIT_S = 10
 GOOD = MemberStatus(DEVICE, 0, True, False, False, 0)
-STATUS = ArrayStatus(ARRAY, (GOOD,), False, True, 0, 0, 0, None, 0, 0, 0)
+STATUS = ArrayStatus(ARRAY, (GOOD,), False, True, 0, 0, 0, None, 0, 0, 0, 2, 64, 64)
 STATE = ArrayState(
     ARRAY, "demo", 1, 0, 0, 2, 2048, 128, (), None, None, 0, (), (LIFE,), True, 1, 1, 2
 )

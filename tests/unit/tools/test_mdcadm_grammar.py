@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdcluster.tools import grammar, values
-from mdcluster.tools.actions import create_args
+from mdcluster.tools.actions import create_args, grow_args
 from mdcluster.tools.command import Command, Plea, Step
 from mdcluster.tools.options import FOREIGN, OPTIONS, SHORT, SHORT_BY_MODE, SYNONYMS
 from mdcluster.tools.values import UsageError
@@ -129,6 +129,23 @@ def test_misc_mode(line: str, found: list[tuple[str, str]]) -> None:
     assert steps(line) == found
 
 
+@pytest.mark.parametrize(
+    ("line", "asked"),
+    [
+        ("--grow /dev/md/x --raid-devices=3", (3, None, False, ())),
+        ("-G x -n3 --add /dev/a", (3, None, False, ("/dev/a",))),
+        ("-G x -n4 /dev/a -a /dev/b", (4, None, False, ("/dev/a", "/dev/b"))),
+        ("-G x -n1 --force", (1, None, False, ())),
+        ("-G x -z max", (None, None, True, ())),
+        ("--grow x --size=1G", (None, 2 << 20, False, ())),
+    ],
+)
+def test_grow_mode(line: str, asked: tuple[object, ...]) -> None:
+    args = grow_args(parse(line))
+    assert (args.raid_disks, args.size_sectors, args.size_max, args.devices) == asked
+    assert args.array == "x" and args.force == ("--force" in line)
+
+
 def test_assemble_mode() -> None:
     command = parse("-AR /dev/md/x a b -u " + UUID)
     assert (command.array, command.devices, command.has("run")) == ("x", ("a", "b"), True)
@@ -154,8 +171,20 @@ FORBIDDEN = [
     ("-detail x", 2, "did you mean --detail?"),
     ("--as x", 2, "ambiguous: --assemble, --assume-clean"),
     ("--clu=1", 2, "ambiguous: --cluster, --cluster-confirm"),
-    ("-C x -l1 -n2 a b --grow", 2, "--grow is an option of mdadm that mdcadm does not have"),
-    ("-G x -n3", 2, "-G (--grow) is an option of mdadm"),
+    ("-C x -l1 -n2 a b --monitor", 2, "--monitor is an option of mdadm that mdcadm does not have"),
+    ("-F x", 2, "-F (--monitor) is an option of mdadm"),
+    ("-G", 2, "an md device must be given in this mode"),
+    ("-G x", 1, "give --raid-devices or --size"),
+    ("-G x -n3 -z max", 1, "cannot change component size at the same time as other changes"),
+    ("-G x -n1", 2, "'1' is an unusual number of drives"),
+    ("-G x -n0", 2, "invalid number of raid devices: 0"),
+    ("-G x -n3 -l10", 2, "option -l not valid in grow mode"),
+    ("-G x -n3 --add", 2, "--add needs a device"),
+    ("-G x -n3 --add a a", 2, "device a is given twice"),
+    ("-G x -n3 missing", 2, "'missing' only meaningful with"),
+    ("-G x -z0", 2, "invalid size: 0"),
+    ("-G x -z1G y", 1, "--size takes no device, but y is given"),
+    ("-G x --fail y", 2, "option --fail not valid in grow mode"),
     ("-C x -a yes", 2, "-a (--auto) is an option of mdadm"),
     ("-C x -l1 -n2 a b -W c", 2, "--write-mostly"),
     ("--detail=x", 2, "--detail takes no value, but 'x' is given"),

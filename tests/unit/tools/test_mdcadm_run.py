@@ -130,6 +130,18 @@ def test_usage_errors_exit_2(run: Run) -> None:
             "",
             "mdcadm: released /dev/md/data: it is a plain md array now.\n",
         ),
+        (
+            "-G data -n3 --add b",
+            0,
+            "",
+            "mdcadm: raid_disks for /dev/md/data set to 3\n",
+        ),
+        (
+            "-G data --size=max",
+            0,
+            "",
+            "mdcadm: component size of /dev/md/data has been set to 1046528K\n",
+        ),
         ("--action=repair data", 0, "", "mdcadm: repair of /dev/md/data\n"),
         ("--transfer b", 0, "", "mdcadm: b is the writer now.\n"),
         ("--fence-ack b", 0, "", "mdcadm: b counts as fenced.\n"),
