@@ -27,6 +27,7 @@ from mdcluster.control.verbs import (
     NodeArgs,
     ReleaseArgs,
     ReloadArgs,
+    ReplaceArgs,
     StopArgs,
     Verb,
 )
@@ -94,7 +95,13 @@ class Changer:
 
     def manage(self) -> int:
         array, force = self._command.array, self._command.has("force")
+        spares = [step.device for step in self._command.steps if step.action == "with"]
         for step in self._command.steps:
+            if step.action == "with":
+                continue
+            if step.action == "replace":
+                self._replace(step.device, spares.pop(0) if spares else None)
+                continue
             verb, text = _MEMBER_VERBS[step.action]
             args = MemberArgs(proposal(), array, step.device, force)
             text = text.format(device=step.device, array=device_of(array))
@@ -179,6 +186,14 @@ class Changer:
         self._change(
             Verb.STOP, StopArgs(proposal(), array), f"stopped {device_of(array)}", array=array
         )
+
+    def _replace(self, device: str, by: str | None) -> None:
+        array = self._command.array
+        args = ReplaceArgs(proposal(), array, device, by, self._command.has("force"))
+        text = f"marked {device} in {device_of(array)} for replacement"
+        if by is not None:
+            text += f" by {by}"
+        self._change(Verb.REPLACE, args, text, array=array, device=device)
 
     def _action(self, array: str) -> None:
         """mdadm says nothing where it is done (Manage.c); what was asked for is said here."""

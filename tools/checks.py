@@ -172,6 +172,12 @@ def _check_manage(command: Command) -> None:
                 f"'{step.device}' only meaningful with {fit}, not --{step.action}; "
                 f"a file of that name is ./{step.device}"
             )
+    olds = [step.action for step in command.steps]
+    for count, action in enumerate(olds):
+        before = olds[:count]
+        if action == "with" and before.count("with") >= before.count("replace"):
+            device = command.steps[count].device
+            raise UsageError(f"--with {device}: not a list of spares for the devices of --replace")
     for action in MEMBER_ACTIONS:
         _no_doubles([step.device for step in command.steps if step.action == action])
 

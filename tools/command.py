@@ -9,12 +9,14 @@ from .options import Mode
 MISC_ACTIONS: Final = ("detail", "examine", "stop", "run", "action", "wait", "adopt", "release")
 LONE_ACTIONS: Final = ("cluster", "mdstat", "why", "check-timing", "reload")
 NODE_ACTIONS: Final = ("transfer", "fence-ack", "admit")
-MEMBER_ACTIONS: Final = ("fail", "remove", "add", "re-add")
+MEMBER_ACTIONS: Final = ("fail", "remove", "add", "re-add", "replace", "with")
 KEYWORDS: Final = {
     "fail": ("detached",),
     "remove": ("failed", "faulty", "detached"),
     "add": (),
     "re-add": ("missing", "failed", "faulty"),
+    "replace": (),
+    "with": (),
 }
 """mdadm's words in place of a device (Manage.c, Manage_subdevs)."""
 

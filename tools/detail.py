@@ -213,18 +213,20 @@ def _names(array: ArrayDetail) -> Iterator[str]:
 
 
 def _table(array: ArrayDetail) -> Iterator[str]:
-    """One row a role, a removed one where nobody holds it, then spares and faulty members."""
+    """One row a role, a removed one where nobody holds it, a second one for a replacement; then
+    spares and faulty members."""
     yield "    Number   Major   Minor   RaidDevice State"
-    by_role = {member.role: member for member in array.members if member.role >= 0}
+    first = {m.role: m for m in array.members if m.role >= 0 and not m.replacement}
+    second = {m.role: m for m in array.members if m.role >= 0 and m.replacement}
+    shown = []
     for role in range(array.raid_disks):
-        member = by_role.get(role)
-        if member is None:
+        rows = [by_role[role] for by_role in (first, second) if role in by_role]
+        shown += rows
+        if not rows:
             yield f"       -   {0:5d}    {0:5d}    {role:5d}      removed"
-        else:
+        for member in rows:
             yield _member_row(array, member, f"{role:5d}")
-    others = [
-        m for m in array.members if by_role.get(m.role) is not m or m.role >= array.raid_disks
-    ]
+    others = [m for m in array.members if not any(m is one for one in shown)]
     if others:
         yield ""
     for member in sorted(others, key=lambda one: one.number):

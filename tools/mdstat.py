@@ -69,6 +69,8 @@ def _member(member: MemberInfo) -> str:
         flag = "(F)"
     elif member.role < 0:
         flag = "(S)"
+    elif member.replacement:
+        flag = "(R)"
     return f"{name}[{member.number}]{flag}"
 
 

@@ -45,7 +45,10 @@ class MemberWord(StrEnum):
 
 
 class MemberInfo(NamedTuple):
-    """A member; ``path``, ``major``, ``minor`` as on this node, '' and 0 where it has none."""
+    """A member; ``path``, ``major``, ``minor`` as on this node, '' and 0 where it has none.
+
+    replacement: it is recovering to take the role of another one, which has it until then.
+    """
 
     number: int
     role: int
@@ -54,6 +57,7 @@ class MemberInfo(NamedTuple):
     path: str = ""
     major: int = 0
     minor: int = 0
+    replacement: bool = False
 
 
 class SyncWord(StrEnum):

@@ -41,6 +41,7 @@ class Verb(StrEnum):
     REMOVE = "remove"
     ADD = "add"
     READD = "readd"
+    REPLACE = "replace"
     TRANSFER = "transfer"
     FENCE_ACK = "fence_ack"
     ADMIT = "admit"
@@ -171,6 +172,16 @@ class MemberArgs(NamedTuple):
     force: bool = False
 
 
+class ReplaceArgs(NamedTuple):
+    """by: the spare that takes the role of the device; any if it is left out."""
+
+    proposal: str
+    array: str
+    device: str
+    by: str | None = None
+    force: bool = False
+
+
 class NodeArgs(NamedTuple):
     """For transfer, fence_ack, admit."""
 
@@ -196,6 +207,7 @@ Args = (
     | ActionArgs
     | GrowArgs
     | MemberArgs
+    | ReplaceArgs
     | NodeArgs
     | ReloadArgs
 )
@@ -219,6 +231,7 @@ ARGS: dict[Verb, type[Args]] = {
     Verb.REMOVE: MemberArgs,
     Verb.ADD: MemberArgs,
     Verb.READD: MemberArgs,
+    Verb.REPLACE: ReplaceArgs,
     Verb.TRANSFER: NodeArgs,
     Verb.FENCE_ACK: NodeArgs,
     Verb.ADMIT: NodeArgs,

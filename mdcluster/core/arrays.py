@@ -62,6 +62,7 @@ from mdcluster.core.model import (
     ReAddMember,
     ReleaseArray,
     RemoveMember,
+    ReplaceMember,
     SetRaidDisks,
     SetSize,
     ShowSize,
@@ -72,6 +73,7 @@ from mdcluster.core.model import (
     SyncKind,
     SyncPass,
 )
+from mdcluster.core.replacement import inherit, replacement_for, retire
 from mdcluster.core.reshape import set_raid_disks, set_size, show_size
 from mdcluster.core.statecheck import MISMATCHED_MAX, NUMBERS_MAX, SLOTS_MAX, validate
 
@@ -258,7 +260,10 @@ def _fail(state: ArrayState, change: FailMember, context: _Context) -> ArrayStat
         state=MemberState.FAULTY,
         recovery_sectors=0,
         by_bitmap=was_equal or member.by_bitmap,
+        replacement=False,
     )
+    if member.state is MemberState.IN_SYNC:
+        state = inherit(state, member)
     return _with_member(_without_looking(state), failed)
 
 
@@ -328,6 +333,18 @@ def _re_add(state: ArrayState, change: ReAddMember, context: _Context) -> ArrayS
             "for a full recovery"
         )
     return _with_recovering(state, member, vacant[0])
+
+
+def _replace(state: ArrayState, change: ReplaceMember, context: _Context) -> ArrayState | Refused:
+    new = replacement_for(state, change)
+    if isinstance(new, str):
+        return Refused(new)
+    if _spares_wait(state):
+        return Refused(
+            f"{state.name}: cannot replace {change.device} now: the bits that dead nodes left "
+            "behind are being resynced; try again when that is done"
+        )
+    return state if new in state.members else _with_recovering(state, new, new.role)
 
 
 def _with_recovering(state: ArrayState, member: Member, role: int) -> ArrayState:
@@ -449,7 +466,15 @@ def _end(state: ArrayState, change: EndSync, context: _Context) -> ArrayState | 
         return replace(ended, slots=kept, resync_sectors=resync)
     # A member that started RECOVERING during the pass would have ended it: all were copied.
     for member in _recovering(state):
-        done = replace(member, state=MemberState.IN_SYNC, recovery_sectors=0, by_bitmap=False)
+        if member.replacement:
+            ended = retire(ended, member)
+        done = replace(
+            member,
+            state=MemberState.IN_SYNC,
+            recovery_sectors=0,
+            by_bitmap=False,
+            replacement=False,
+        )
         ended = _with_member(ended, done)
     return ended
 
@@ -543,6 +568,7 @@ _HANDLERS: dict[type, Callable[[ArrayState, Any, _Context], ArrayState | Refused
     RemoveMember: _remove,
     AddMember: _add,
     ReAddMember: _re_add,
+    ReplaceMember: _replace,
     JoinRunner: _join,
     LeaveRunner: _leave,
     EndLife: _end_life,

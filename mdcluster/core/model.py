@@ -81,6 +81,7 @@ class Member:
     recovery_sectors: int = 0  # RECOVERING only: valid below this
     by_bitmap: bool = False  # RECOVERING: a re-add, only the dirty chunks are copied; FAULTY:
     # the bitmaps still tell all that it has missed, so it may be re-added
+    replacement: bool = False  # RECOVERING: another one is in sync in its role until it is, too
 
 
 class SyncKind(StrEnum):
@@ -337,6 +338,15 @@ class ReAddMember:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplaceMember:
+    """A spare (this one, or any) is to take the role of a member in sync, which then goes."""
+
+    array: ArrayId
+    device: DeviceId
+    by: DeviceId | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class JoinRunner:
     """The life has the array's members open and may run it; it gets a bitmap slot."""
 
@@ -460,6 +470,7 @@ ArrayChange = (
     | RemoveMember
     | AddMember
     | ReAddMember
+    | ReplaceMember
     | JoinRunner
     | LeaveRunner
     | EndLife

@@ -52,6 +52,8 @@ def _raid_disks_problem(state: ArrayState, wanted: int, force: bool) -> str:
         return "1 is an unusual number, probably a mistake; --force if it is meant"
     if state.sync is not None:
         return _under_way(state)
+    if any(m.replacement for m in state.members):
+        return "a member is being replaced; --wait for that, or --fail its replacement first"
     faulty = [m.device for m in state.members if m.state is MemberState.FAULTY]
     if faulty:
         return f"{', '.join(faulty)} is faulty; --remove it first"
@@ -104,8 +106,8 @@ def _size_problem(state: ArrayState, size: int) -> str:
     least = min(state.members, key=lambda m: m.data_size_sectors)
     if least.data_size_sectors < size:
         return (
-            f"{least.device} has room for {least.data_size_sectors // grain * grain // 2}K; put a "
-            "larger one in its place first"
+            f"{least.device} has room for {least.data_size_sectors // grain * grain // 2}K, as it "
+            "was added; put a larger one in its place first"
         )
     limit = size_limit_sectors(state)
     if size > limit:

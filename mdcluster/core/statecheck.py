@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from mdcluster.core.geometry import NEAR_2, data_sets, end_sectors, may_look
 from mdcluster.core.model import MEMBERS_MAX, NODES_MAX, ArrayState, Member, MemberState, SyncKind
+from mdcluster.core.replacement import replacement_problem
 
 SLOTS_MAX = NODES_MAX + 8
 """Bitmap slots on each member: one per running life, and some that wait for their resync."""
@@ -107,10 +108,12 @@ def _member_problems(state: ArrayState) -> Iterator[str]:
         yield f"{len(members)} members: an array has 1 to {MEMBERS_MAX}"
     yield from _twice("device", (m.device for m in members))
     yield from _twice("device number", (m.number for m in members))
-    yield from _twice("role", (m.role for m in members if m.role >= 0))
+    yield from _twice("role", (m.role for m in members if m.role >= 0 and not m.replacement))
     if not 0 <= state.next_number <= NUMBERS_MAX:
         yield f"next device number {state.next_number} is out of range"
     for member in members:
+        if member.replacement and (problem := replacement_problem(state, member)):
+            yield f"member {member.device}: {problem}"
         yield from (f"member {member.device}: {why}" for why in _one_member(state, member))
     held = frozenset(m.role for m in state.in_sync)
     for roles in data_sets(state.level, state.raid_disks):

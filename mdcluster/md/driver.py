@@ -152,12 +152,17 @@ class MdDriver(Protocol):
 
         md attaches nothing while a sync runs (drivers/md/md.c, slot_store: EBUSY). One that does
         is interrupted: its `limit_sync` raises, and `stop_sync` and a new start follow.
+
+        A `replacement` (RECOVERING) stands beside the member in sync that has its role, which is
+        read and written as before (md: want_replacement).
         """
 
     async def take_in(self, array: ArrayId, devices: Iterable[DeviceId]) -> None:
         """Members that were recovered are in sync from here on: reads may use them.
 
-        All of a pass at once: md would begin to recover one that is left behind.
+        All of a pass at once: md would begin to recover one that is left behind. After a
+        replacement the member it replaces may be faulty at once, as in the kernel, or with the
+        `fail` that follows.
         """
 
     async def set_raid_disks(self, array: ArrayId, raid_disks: int) -> None:
@@ -175,7 +180,9 @@ class MdDriver(Protocol):
         Holds, bits, syncs and status know the new size on return. Not visible: applications see
         what they saw before (array_size pinned first); visible: all (`default`). Called twice
         for a growth: on every node not visible, and when all have it, visible. What is new reads
-        as whatever the members hold, and nothing is resynced by itself.
+        as whatever the members hold, and nothing is resynced by itself. (On a kernel
+        `bitmap/space` must say how long the slot is: md_bitmap_resize of drivers/md/md-bitmap.c
+        otherwise takes a larger chunk where the bits need another sector.)
         DriverError, with nothing changed, if a member is too small, the bitmap slot does not
         reach that far (one page of 4 KiB more than it has now), or while a sync is started.
         """

@@ -169,14 +169,14 @@ class EmbeddedArray:
     async def _write_piece(self, piece: Piece, data: memoryview, fua: bool) -> bool:
         """False if a role has missed it; OSError if no good member has it."""
         part = data[: piece.length_sectors * SECTOR_BYTES]
-        members = [(m, copy) for copy in piece.copies if (m := self.members.by_role(copy.role))]
+        members = [(m, copy) for copy in piece.copies for m in self.members.of_role(copy.role)]
         done = await asyncio.gather(
             *(self._write_member(m, m.at(copy), part, durable=fua) for m, copy in members)
         )
         good = [m for (m, _), ok in zip(members, done, strict=True) if ok and m.readable]
         if not good:
             raise OSError(errno.EIO, f"array {self.name}: no good member took the write")
-        return len(done) == len(piece.copies) and all(done)
+        return all(done) and {copy.role for _, copy in members} == {c.role for c in piece.copies}
 
     async def _write_member(
         self,
@@ -210,7 +210,7 @@ class EmbeddedArray:
             return True
 
         members = [
-            m for role in range(self.geometry.raid_disks) if (m := self.members.by_role(role))
+            m for role in range(self.geometry.raid_disks) for m in self.members.of_role(role)
         ]
         done = await asyncio.gather(*map(flush, members))
         good = {m.role for m, ok in zip(members, done, strict=True) if ok and m.readable}
@@ -244,9 +244,8 @@ class EmbeddedArray:
         good = [
             (m, copy)
             for copy in piece.copies
-            if (m := self.members.by_role(copy.role))
-            and m.readable
-            and m.entry.device not in (tried or ())
+            for m in self.members.of_role(copy.role)
+            if m.readable and m.entry.device not in (tried or ())
         ]
         if not good:
             return None
@@ -273,12 +272,11 @@ class EmbeddedArray:
         entry = member.entry
         if entry.device in self.members:
             raise DriverError(f"array {self.name}: {member.io.path} is already a member")
-        if entry.role >= 0:
-            other = self.members.by_role(entry.role)
-            if other is not None and not other.faulty:
-                raise DriverError(
-                    f"array {self.name}: {other.io.path} already has role {entry.role}"
-                )
+        others = [m for m in self.members if m.role == entry.role >= 0 and not m.faulty]
+        if others and not (entry.replacement and [m.in_sync for m in others] == [True]):
+            raise DriverError(
+                f"array {self.name}: {others[0].io.path} already has role {entry.role}"
+            )
         self.check(member)
         self.members.put(member)
         if entry.role < 0 or self._read_only:

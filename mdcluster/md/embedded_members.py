@@ -112,10 +112,9 @@ class MemberSet:
             self.failed(member, f"{what}: {error.strerror or error}")
             raise
 
-    def by_role(self, role: int) -> Attached | None:
-        """The member with this role that was not failed, or else the one that was."""
-        found = [m for m in self._members.values() if m.role == role]
-        return min(found, key=lambda m: (m.faulty, m.failed), default=None)
+    def of_role(self, role: int) -> list[Attached]:
+        """The members with this role that are in use: two while one replaces the other."""
+        return [m for m in self._members.values() if m.role == role and not m.failed]
 
     def close_ranks(self, shape: Geometry) -> None:
         """Those with a role keep their order and take the roles 0, 1, ... of the new shape."""

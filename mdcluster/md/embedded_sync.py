@@ -169,14 +169,14 @@ class Sync:
         source = self._array.choose(piece, first=True)
         targets = []
         for copy in piece.copies:
-            member = self._array.members.by_role(copy.role)
-            if member is None or member.failed or (source and member is source[0]):
-                continue
-            if self.kind is SyncKind.RECOVER and member.in_sync:
-                continue
-            if self.kind in LOOKING and not member.in_sync:
-                continue
-            targets.append((member, member.at(copy)))
+            for member in self._array.members.of_role(copy.role):
+                if source and member is source[0]:
+                    continue
+                if self.kind is SyncKind.RECOVER and member.in_sync:
+                    continue
+                if self.kind in LOOKING and not member.in_sync:
+                    continue
+                targets.append((member, member.at(copy)))
         return targets
 
     async def _read(

@@ -187,10 +187,12 @@ def _leave(state: ArrayState, local: MemberStatus) -> tuple[Step, ...]:
 
 def _in_the_way(here: Mapping[DeviceId, MemberStatus], entry: Member) -> list[DeviceId]:
     """The members that must leave before `entry` can be added: itself, and who has its role."""
+    beside = entry.replacement
     return [
         device
         for device, local in here.items()
-        if device == entry.device or (local.role == entry.role >= 0 and not local.faulty)
+        if device == entry.device
+        or (local.role == entry.role >= 0 and not local.faulty and not beside)
     ]
 
 

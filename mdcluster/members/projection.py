@@ -13,11 +13,13 @@ cluster lives. Three things are worth knowing:
   such a member does not take it for a spare.
 """
 
+from dataclasses import replace
 from uuid import UUID
 
 from mdcluster.core.model import ArrayState, Member, MemberState, Stamp
 from mdcluster.members.errors import MembersError
 from mdcluster.metadata.superblock import (
+    FEATURE_REPLACEMENT,
     GUARD_BIT,
     HEAD_BYTES,
     MAX_SECTOR,
@@ -62,6 +64,8 @@ def project(
         dev_roles=_roles(state),
         feature_map=GUARD_BIT if owned else 0,
     )
+    if member.replacement:  # as super_1_sync of drivers/md/md.c
+        made = replace(made, feature_map=made.feature_map | FEATURE_REPLACEMENT)
     if member.state is MemberState.RECOVERING:
         return made.with_recovery(member.recovery_sectors)
     return made

@@ -20,6 +20,7 @@ from mdcluster.control.verbs import (
     MemberArgs,
     NodeArgs,
     ReleaseArgs,
+    ReplaceArgs,
     StopArgs,
 )
 from mdcluster.core.adoption import adoption_problem
@@ -44,6 +45,7 @@ from mdcluster.core.model import (
     ReAddMember,
     ReleaseArray,
     RemoveMember,
+    ReplaceMember,
     SetRaidDisks,
     SetSize,
     StartArray,
@@ -101,10 +103,13 @@ class Places:
 
 
 def devices_named(
-    args: CreateArgs | AssembleArgs | MemberArgs | GrowArgs,
+    args: CreateArgs | AssembleArgs | MemberArgs | ReplaceArgs | GrowArgs,
 ) -> tuple[str, ...]:
     """The paths in a request whose devices are to be looked at, each once."""
-    names = (args.device,) if isinstance(args, MemberArgs) else args.devices
+    if isinstance(args, ReplaceArgs):
+        names: tuple[str, ...] = (args.device, args.by or "")
+    else:
+        names = (args.device,) if isinstance(args, MemberArgs) else args.devices
     return tuple(dict.fromkeys(name for name in names if name.startswith("/")))
 
 
@@ -408,6 +413,23 @@ def re_add(
     if path is None:
         raise RequestError(f"member {member.device} is not to be found on this node: name its path")
     return (Wish(ReAddMember(state.uuid, member.device, path), args.force),)
+
+
+def replacement(
+    args: ReplaceArgs,
+    arrays: Sequence[ArrayState],
+    looks: Looks,
+    places: Places,
+) -> Wish:
+    """A spare takes the role of a member, which stays in use until then."""
+    state = find_array(arrays, args.array)
+    old, by = (
+        find_member(state, name, places.known, looks.get(name)).device if name else None
+        for name in (args.device, args.by)
+    )
+    if old is None:
+        raise RequestError("no device named that is to be replaced")
+    return Wish(ReplaceMember(state.uuid, old, by), args.force)
 
 
 def fail(

@@ -14,6 +14,7 @@ from mdcluster.control.verbs import (
     MemberArgs,
     NodeArgs,
     ReleaseArgs,
+    ReplaceArgs,
     StopArgs,
     Verb,
 )
@@ -78,6 +79,10 @@ class Requests:
         if isinstance(args, GrowArgs):
             looks = await self._devices.look(build.devices_named(args))
             return build.grow(args, states_of(self._view()), looks)
+        if isinstance(args, ReplaceArgs):
+            looks = await self._devices.look(build.devices_named(args))
+            places = build.Places(self._devices.paths, {})
+            return (build.replacement(args, states_of(self._view()), looks, places),)
         if isinstance(args, MemberArgs):
             return await self._members(verb, args)
         if isinstance(args, NodeArgs) and verb is Verb.TRANSFER:

@@ -258,8 +258,9 @@ def started(view: NodeView, state: ArrayState) -> Started:
 def members(state: ArrayState, here: Here) -> tuple[MemberInfo, ...]:
     """By role, then spares and faulty members by number, as mdadm lists them."""
 
-    def place(member: Member) -> tuple[int, int]:
-        return (member.role if member.role >= 0 else state.raid_disks, member.number)
+    def place(member: Member) -> tuple[int, bool, int]:
+        role = member.role if member.role >= 0 else state.raid_disks
+        return (role, member.replacement, member.number)
 
     return tuple(_member(member, here) for member in sorted(state.members, key=place))
 
@@ -274,6 +275,7 @@ def _member(member: Member, here: Here) -> MemberInfo:
         path=here.paths.get(member.device, ""),
         major=major,
         minor=minor,
+        replacement=member.replacement,
     )
 
 

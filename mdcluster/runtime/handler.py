@@ -194,7 +194,8 @@ class Handler:
         wishes = await self._meant(verb, args, proposal)
         text = ""
         for number, wish in enumerate(wishes):
-            answer = await self._propose(_part(proposal, number), wish, sink)
+            part = _part(proposal, len(wishes) - 1 - number)
+            answer = await self._propose(part, wish, sink)
             if answer.state == "refused":
                 sink.refused(answer.text)
                 return
@@ -249,5 +250,6 @@ class Handler:
 
 
 def _part(proposal: str, number: int) -> str:
-    """Ids of the changes of one request; the first has the request's own."""
+    """Ids of the changes of one request, counted from the last, which has the request's own:
+    once that one is done, all are."""
     return f"{proposal}/{number}" if number else proposal

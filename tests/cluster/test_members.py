@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from mdcluster.control.verbs import ActionArgs, ActionWord, Verb
+from mdcluster.control.verbs import ActionArgs, ActionWord, ReplaceArgs, Verb
+from mdcluster.metadata.superblock import FEATURE_REPLACEMENT
 from tests.cluster.images import assert_holds, assert_identical, fill_with_noise, superblock
-from tests.cluster.proof import FAST, ProofCluster, ProofDaemon, copying, marks
+from tests.cluster.proof import FAST, PACED, ProofCluster, ProofDaemon, copying, marks
 from tests.cluster.workload import BLOCK_BYTES, Workload, spread, verify_everywhere
 
 pytestmark = pytest.mark.cluster
@@ -189,3 +190,39 @@ def look(cluster: ProofCluster, word: ActionWord) -> None:
             lambda daemon=daemon: cluster.detail("r", daemon).sync is None,  # type: ignore[misc]
             f"the {word} is over, as {daemon.name} sees it",
         )
+
+
+def recovered(cluster: ProofCluster) -> int:
+    """How far the recovery has come, in sectors; 0 if there is none."""
+    sync = cluster.detail("r").sync
+    return sync.position_sectors if sync is not None and sync.kind == "recover" else 0
+
+
+def test_a_spare_replaces_a_member_in_use(tmp_path: Path) -> None:
+    """With everybody writing; the writer is killed on the way; never a moment with one copy."""
+    with ProofCluster(tmp_path, settings=PACED) as cluster:
+        images, size = started(cluster)
+        new = cluster.image("new", IMAGE_MIB)
+        fill_with_noise(new, 1)
+        blocks = spread(120, size * 512 // BLOCK_BYTES, len(NAMES))
+        with Workload(cluster.sockets("r"), blocks) as load:
+            load.progress(NAMES)
+            cluster.change(Verb.ADD, "r", str(new))
+            with cluster.living[0].client() as client:
+                args = ReplaceArgs(str(uuid.uuid4()), "r", str(images[0]), str(new))
+                client.call(Verb.REPLACE, args)
+            assert states(cluster) == ["in_sync", "recovering", "in_sync"]
+            assert superblock(new).feature_map & FEATURE_REPLACEMENT
+            cluster.until(lambda: recovered(cluster) > size // 4, "a part of it is there")
+            writer = cluster.writer()
+            writer.kill()
+            cluster.writer(not_=writer.name)
+            load.progress([daemon.name for daemon in cluster.living])
+            writer.start()
+            cluster.until_running("r", NAMES)
+            cluster.until(
+                lambda: states(cluster) == ["in_sync", "in_sync", "faulty"], "it is replaced"
+            )
+            load.progress(NAMES)
+            assert [m.path for m in cluster.detail("r").members][:2] == [str(new), str(images[1])]
+        settled(cluster, [new, images[1]], load)

@@ -85,6 +85,11 @@ class Changes:
     def change_add(self, array: str, device: str) -> m.Change:
         return m.AddMember(m.ArrayId(array), new_member(device, -1))
 
+    def change_replace(self, array: str, device: str, by: str = "") -> m.Change:
+        """replace r0 d1 [d3]: by this spare, or by any."""
+        spare = m.DeviceId(by) if by else None
+        return m.ReplaceMember(m.ArrayId(array), m.DeviceId(device), spare)
+
     def change_re_add(self, array: str, device: str) -> m.Change:
         return m.ReAddMember(m.ArrayId(array), m.DeviceId(device), f"/dev/{device}")
 

@@ -61,8 +61,11 @@ def entry_state(x: ArrayState | ClusterState) -> list[str]:
         voters = "voters " + ", ".join(f"{v.name}={v.node or 'nobody'}" for v in x.voters)
         gone = ", ".join(f"{g.array} {stamp(g.stamp)}" for g in x.gone)
         return [voters, f"gone {gone}"] if gone else [voters]
+    holders = {m.role: m.device for m in x.in_sync}
     members = ", ".join(
-        f"{m.device} {m.state}" + (f" from {at(m.recovery_sectors)}" if m.recovery_sectors else "")
+        f"{m.device} {m.state}"
+        + (f" for {holders[m.role]}" if m.replacement else "")
+        + (f" from {at(m.recovery_sectors)}" if m.recovery_sectors else "")
         for m in x.members
     )
     idle = "released" if x.released else "stopped"

@@ -26,6 +26,7 @@ from mdcluster.core.model import (
     DeviceId,
     Entry,
     Life,
+    MemberState,
     NodeId,
     ReAddMember,
     RemoveMember,
@@ -115,7 +116,6 @@ class Checkers:
         if newest is None or newest.stamp < entry.stamp:
             self._stays_gone(entry, newest)
             self._lives_ended(entry, newest)
-            self._shape(entry, newest)
             self.newest_seen[entry.key] = entry
             self._nothing_undone(entry)
 
@@ -168,6 +168,10 @@ class Checkers:
             return
         if state.size_sectors < was.size_sectors:
             self.fail(f"(2) {state.name} shrinks from {was.size_sectors} sectors")
+        for member in was.members:
+            now = state.member(member.device)
+            done = member.replacement and now is not None and now.state is MemberState.IN_SYNC
+            self.world.load["members replaced"] += done
         self.world.load["roles changed"] += state.raid_disks != was.raid_disks
         if was.shown_sectors is not None and state.shown_sectors is None:
             self.world.load["sizes_shown"] += 1
@@ -247,6 +251,7 @@ class Checkers:
             return
         if not self._committed(entry):
             self.fail(f"(3) {host.name} takes {entry.key} {entry.stamp} as committed")
+        self._shape(entry, newest)
         self.committed_newest[entry.key] = entry
         last = self.cluster_history[-1] if self.cluster_history else None
         if isinstance(entry.state, ClusterState) and entry.state != last:

@@ -36,6 +36,7 @@ LOAD_MIN = {
     "messages lost": 5.0,
     "windows": 4.0,
     "blocks_compared": 2.0,
+    "members replaced": 0.05,
     "sizes_shown": 0.05,
     "roles changed": 0.05,
     "copies_cut_short": 0.2,

@@ -25,6 +25,8 @@ ADMIN = (
     "re_add_member",
     "re_add_member",
     "add_member",
+    "add_member",
+    "replace_member",
     "stop_or_start",
     "look",
     "raid_disks",

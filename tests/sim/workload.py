@@ -30,6 +30,7 @@ from mdcluster.core.model import (
     ReAddMember,
     ReleaseArray,
     RemoveMember,
+    ReplaceMember,
     SetRaidDisks,
     SetSize,
     StartArray,
@@ -239,6 +240,15 @@ class Workload:
             self.world.load["admin_re_add"] += 1
             self.wish(ReAddMember(state.uuid, member.device, self.paths.get(member.device, "")))
 
+    def replace_member(self) -> None:
+        """By any spare, or by one that may be none."""
+        state = self.array()
+        if state is not None and state.in_sync:
+            rng = self.world.rng
+            by = rng.choice([None, None, rng.choice(state.members).device])
+            self.world.load["admin_replace"] += 1
+            self.wish(ReplaceMember(state.uuid, rng.choice(state.in_sync).device, by))
+
     def add_member(self) -> None:
         """A disk no array uses, or a fresh one."""
         state = self.array()
@@ -401,7 +411,8 @@ class Workload:
 
     def _vouched(self, life: Life) -> None:
         owner = self.world.lives[life]
-        if owner.up and (owner.frozen or self.world.network.cut):
+        apart = any(not host.knows(owner.name) for host in (*self.world.hosts, owner) if host.up)
+        if owner.up and (owner.frozen or apart or self.world.network.cut):
             return  # said now it would be a lie: the node lives again, and is silent
         for other in self.world.hosts:
             if other.up and not other.frozen:

@@ -37,6 +37,7 @@ from mdcluster.core.model import (
     JoinRunner,
     LeaveRunner,
     Life,
+    ReplaceMember,
     SyncKind,
 )
 from mdcluster.core.resync import Holds, Pass, SyncLimits, resume_point
@@ -495,3 +496,11 @@ def test_no_world_breaks_a_pass(
     """chunk: of the bitmap, smaller or larger than all windows."""
     limits = SyncLimits(2 * MIB, 8 * MIB, 4 * MIB, speed_kib)
     World(seed, replace(start_of(kind, level), bitmap_chunk_sectors=chunk), limits).run()
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 1 << 32), speed_kib=st.sampled_from([0, 40_000]))
+def test_no_world_breaks_a_replacement(seed: int, speed_kib: int) -> None:
+    state = change(mirror(spares=1), ReplaceMember(ARRAY, A))
+    limits = SyncLimits(2 * MIB, 8 * MIB, 4 * MIB, speed_kib)
+    World(seed, syncing(state, SyncKind.RECOVER), limits).run()

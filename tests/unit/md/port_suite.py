@@ -496,6 +496,62 @@ class PortSuite:
         assert lab.data_of(fresh.device) == lab.data_of(device(0)) == bytes(len(other))
         assert lab.data_of(device(1)) == other
 
+    @pytest.mark.parametrize(("level", "disks"), SHAPES)
+    async def test_a_replacement_stands_beside_the_old_one(
+        self, lab: Lab, level: int, disks: int
+    ) -> None:
+        """Both are written; the old one is read until the new one is taken in, and then goes."""
+        state = array(level, disks)
+        await lab.start(state)
+        length = geometry_of(state).array_sectors * SECTOR
+        data = bytearray(os.urandom(length))
+        await lab.write(0, bytes(data))
+        new = replace(member(disks, MemberState.RECOVERING, role=0), replacement=True)
+        await lab.driver.add(ARRAY, new, lab.path(new.device))
+        with pytest.raises(DriverError):  # one is enough
+            other = replace(member(disks + 1, MemberState.RECOVERING, role=0), replacement=True)
+            await lab.driver.add(ARRAY, other, lab.path(other.device))
+        data[: 4 * BLOCK] = b"n" * 4 * BLOCK
+        await lab.write(0, b"n" * 4 * BLOCK)
+        for number in (0, disks):
+            assert lab.data_of(device(number))[:BLOCK] == b"n" * BLOCK
+        await lab.driver.start_sync(ARRAY, SyncKind.RECOVER, 0)
+        for hi in range(1024, SIZE_SECTORS + 1, 1024):
+            step = await lab.driver.limit_sync(ARRAY, hi)
+            assert step.planned_sectors == step.copied_sectors > 0
+        await lab.driver.stop_sync(ARRAY)
+        assert lab.data_of(device(0)) == lab.data_of(new.device)
+        await lab.driver.take_in(ARRAY, [new.device])
+        await lab.driver.fail(ARRAY, device(0))
+        await lab.driver.unblock(ARRAY, device(0))
+        await lab.driver.activate(ARRAY)
+        await lab.driver.remove(ARRAY, device(0))
+        before = lab.data_of(device(0))
+        data[:BLOCK] = b"m" * BLOCK
+        await lab.write(0, b"m" * BLOCK)
+        assert await lab.read(0, length) == bytes(data)
+        assert lab.data_of(device(0)) == before
+        replaced = replace(state, members=(replace(new, number=disks), *state.members[1:]))
+        assert images(lab, replaced) == (bytes(data), bytes(data))
+
+    async def test_a_replacement_goes_on_when_the_old_one_fails(self, lab: Lab) -> None:
+        await lab.start(array())
+        await lab.write(0, b"a" * BLOCK)
+        new = replace(member(2, MemberState.RECOVERING, role=0), replacement=True)
+        await lab.driver.add(ARRAY, new, lab.path(new.device))
+        await lab.driver.fail(ARRAY, device(0))
+        await lab.driver.unblock(ARRAY, device(0))
+        await lab.driver.activate(ARRAY)
+        await lab.driver.remove(ARRAY, device(0))
+        await lab.write(BLOCK, b"b" * BLOCK)
+        assert await lab.read(0, BLOCK) == b"a" * BLOCK
+        await lab.driver.start_sync(ARRAY, SyncKind.RECOVER, 0)
+        await lab.driver.limit_sync(ARRAY, SIZE_SECTORS)
+        await lab.driver.stop_sync(ARRAY)
+        await lab.driver.take_in(ARRAY, [new.device])
+        assert lab.data_of(new.device) == lab.data_of(device(1))
+        assert all(m.in_sync for m in lab.driver.status(ARRAY).members)
+
     async def test_re_add_copies_only_what_was_missed(self, lab: Lab) -> None:
         state = array()
         await lab.start(state)

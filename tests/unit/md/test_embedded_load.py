@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mdcluster.core.model import MemberState, SyncKind
+from mdcluster.core.model import Member, MemberState, SyncKind
 from mdcluster.md.raid import geometry_of
 from tests.unit.md.embedded_lab import EmbeddedLab
 from tests.unit.md.port_suite import (
@@ -158,3 +158,49 @@ async def test_resync_under_load_loses_nothing(lab: EmbeddedLab) -> None:
     assert lab.data_of(device(0)) == lab.data_of(device(1)) == lab.data_of(device(2))
     load.check(lab.data_of(device(0)))
     assert lab.slot_of(device(0)) == bytes(4096)
+
+
+async def test_the_shape_changes_under_load(lab: EmbeddedLab) -> None:
+    """A role more and one less, a member replaced in use, a larger size: writes see none of it."""
+    half = SIZE_SECTORS // 2
+    await lab.start(replace(array(1, 2), size_sectors=half))
+    load = Load(lab, half * SECTOR // BLOCK, seed=11)
+    running = asyncio.ensure_future(load.run(10_000))
+    await lab.driver.set_raid_disks(ARRAY, 3)
+    await recover(lab, member(5, MemberState.RECOVERING, role=2), half)
+    await recover(lab, replace(member(6, MemberState.RECOVERING, role=0), replacement=True), half)
+    for number in (0, 1):
+        await lab.release(device(number))
+        await lab.driver.remove(ARRAY, device(number))
+    await lab.driver.set_raid_disks(ARRAY, 2)
+    roles = {m.device: m.role for m in lab.driver.status(ARRAY).members}
+    assert roles == {device(6): 0, device(5): 1}
+    for number in (5, 6):
+        lab.put(device(number), half, bytes([number]) * half * SECTOR)
+    await lab.driver.set_size(ARRAY, SIZE_SECTORS, visible=False)
+    await lab.driver.set_bits(ARRAY, half, SIZE_SECTORS)
+    await lab.driver.start_sync(ARRAY, SyncKind.RESYNC, half)
+    step = await asyncio.wait_for(lab.driver.limit_sync(ARRAY, SIZE_SECTORS), PATIENCE_S)
+    assert half <= step.copied_sectors < SIZE_SECTORS + half
+    await lab.driver.stop_sync(ARRAY)
+    await lab.driver.set_size(ARRAY, SIZE_SECTORS, visible=True)
+    load.stop = True
+    await asyncio.wait_for(running, PATIENCE_S)
+    await lab.driver.stop(ARRAY)
+    assert lab.data_of(device(5)) == lab.data_of(device(6))
+    load.check(lab.data_of(device(5)))
+    assert sum(load.issued) > WORKERS and lab.failures() == []
+
+
+async def recover(lab: EmbeddedLab, fresh: Member, size_sectors: int) -> None:
+    """Added, filled in windows, taken in while all is held."""
+    await lab.driver.add(ARRAY, fresh, lab.path(fresh.device))
+    await lab.driver.start_sync(ARRAY, SyncKind.RECOVER, 0)
+    for hi in range(256, size_sectors + 1, 256):
+        step = await asyncio.wait_for(lab.driver.limit_sync(ARRAY, hi), PATIENCE_S)
+        assert step.planned_sectors == step.copied_sectors
+    await lab.driver.stop_sync(ARRAY)
+    await lab.driver.hold(ARRAY, 0, size_sectors)
+    assert lab.driver.status(ARRAY).clean
+    await lab.driver.take_in(ARRAY, [fresh.device])
+    await lab.driver.hold(ARRAY, 0, 0)

@@ -263,6 +263,29 @@ def test_the_new_good_member_comes_before_the_old_one_goes() -> None:
     )
 
 
+def test_a_replacement_needs_nobody_to_leave() -> None:
+    new = replace(member(4, MemberState.RECOVERING, role=1), replacement=True)
+    state = replace(array(), members=(member(0), member(1), new), next_number=5)
+    both = (local(0), local(1))
+    assert steps(state, *both) == (Add(ARRAY, new, "/dev/disk4"),)
+    assert steps(state, *both, local(4, role=-1, in_sync=False)) == (
+        Remove(ARRAY, device(4)),
+        Add(ARRAY, new, "/dev/disk4"),
+    )
+    beside = local(4, role=1, in_sync=False)
+    assert steps(state, *both, beside) == ()
+    heir = replace(new, replacement=False)
+    old = member(1, MemberState.FAULTY, role=-1)
+    assert steps(replace(state, members=(member(0), old, heir)), *both, beside) == (
+        Fail(ARRAY, device(1)),
+    )
+    done = replace(heir, state=MemberState.IN_SYNC)
+    assert steps(replace(state, members=(member(0), old, done)), *both, beside) == (
+        TakeIn(ARRAY, (device(4),)),
+        Fail(ARRAY, device(1)),
+    )
+
+
 def test_members_close_ranks_before_anything_else() -> None:
     spare = member(4, MemberState.RECOVERING, role=2)
     state = replace(

@@ -12,19 +12,25 @@ from hypothesis import strategies as st
 
 from mdcluster.core.model import (
     AddMember,
+    ArrayState,
     BeginSync,
     Checkpoint,
     EndLife,
+    EndSync,
     FailMember,
     RemoveMember,
+    ReplaceMember,
+    SetRaidDisks,
     Stamp,
     SyncKind,
 )
 from mdcluster.members.errors import MembersError
 from mdcluster.members.projection import project
 from mdcluster.metadata.errors import Where
+from mdcluster.metadata.examine import array_state, device_role
 from mdcluster.metadata.superblock import (
     FEATURE_RECOVERY,
+    FEATURE_REPLACEMENT,
     MAX_SECTOR,
     ROLE_FAULTY,
     ROLE_SPARE,
@@ -58,6 +64,22 @@ def test_failed_and_removed_members_keep_their_numbers_as_faulty() -> None:
     assert made.dev_roles[:3] == (0, ROLE_FAULTY, 1)
     assert made.feature_map & FEATURE_RECOVERY and made.recovery_offset_sectors == 0
     assert not project(state, STAMP, state.members[0], 7).feature_map & FEATURE_RECOVERY
+
+
+def test_a_replacement_shares_the_role_of_the_member_it_replaces() -> None:
+    state = kit.after(None, kit.creation("/a", "/b", clean=True), runners=kit.LIVES)
+    state = kit.after(state, AddMember(kit.ARRAY, kit.new_member("/c", 2, -1)))
+    state = kit.after(state, ReplaceMember(kit.ARRAY, kit.device(0)))
+    made = project(state, STAMP, state.members[2], 7)
+    assert made.dev_roles[:3] == (0, 1, 0) and made.role == 0
+    assert made.feature_map & FEATURE_REPLACEMENT and made.feature_map & FEATURE_RECOVERY
+    assert (device_role(made), array_state(made)) == ("Replacement device 0", "RA")
+    assert not project(state, STAMP, state.members[0], 7).feature_map & FEATURE_REPLACEMENT
+    state = kit.after(state, BeginSync(kit.ARRAY, SyncKind.RECOVER))
+    state = kit.after(state, EndSync(kit.ARRAY, 1))
+    made = project(state, STAMP, state.members[2], 7)
+    assert made.dev_roles[:3] == (ROLE_FAULTY, 1, 0)
+    assert not made.feature_map & (FEATURE_REPLACEMENT | FEATURE_RECOVERY)
 
 
 def test_bits_of_dead_lives_do_not_show_as_a_resync_position() -> None:
@@ -109,11 +131,26 @@ def test_every_projection_survives_the_disk(disks: int, spares: int, seq: int, t
 def test_mdadm_reads_it_back(tmp_path: Path) -> None:
     path = kit.image(tmp_path, "a")
     state = kit.after(None, kit.creation(path, "/b"))
-    with open(path, "r+b") as file:
-        file.seek(SUPER_OFFSET_BYTES)
-        file.write(encode(project(state, STAMP, state.members[0], 7)))
-    said = subprocess.run(
-        ["mdadm", "--examine", path], capture_output=True, text=True, timeout=20, check=True
-    ).stdout
+    said = examined(path, state, 0)
     assert f"Events : {STAMP.events}" in said and "Device Role : Active device 0" in said
     assert "correct" in said and "Raid Level : raid1" in said and "State : active" in said
+    state = kit.after(kit.after(None, kit.creation(path, "/b", clean=True)), SPARE)
+    state = kit.after(state, ReplaceMember(kit.ARRAY, kit.device(0)))
+    said = examined(path, state, 2)
+    assert "Device Role : Replacement device 0" in said and "Array State : RA" in said
+    state = kit.after(kit.after(None, kit.creation(path, "/b", clean=True)), SPARE)
+    said = examined(path, kit.after(state, SetRaidDisks(kit.ARRAY, 4)), 2)
+    assert "Raid Devices : 4" in said and "Array State : AAA." in said
+
+
+SPARE = AddMember(kit.ARRAY, kit.new_member("/c", 2, -1))
+
+
+def examined(path: str, state: ArrayState, number: int) -> str:
+    """What mdadm says of this member."""
+    with open(path, "r+b") as file:
+        file.seek(SUPER_OFFSET_BYTES)
+        file.write(encode(project(state, STAMP, state.members[number], 7)))
+    return subprocess.run(
+        ["mdadm", "--examine", path], capture_output=True, text=True, timeout=20, check=True
+    ).stdout

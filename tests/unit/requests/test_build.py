@@ -16,6 +16,7 @@ from mdcluster.control.verbs import (
     GrowArgs,
     MemberArgs,
     NodeArgs,
+    ReplaceArgs,
     StopArgs,
 )
 from mdcluster.core.arrays import Refused, apply_change
@@ -28,6 +29,7 @@ from mdcluster.core.model import (
     HandOver,
     ReAddMember,
     RemoveMember,
+    ReplaceMember,
     SetRaidDisks,
     SetSize,
     StartArray,
@@ -241,6 +243,24 @@ def test_nodes() -> None:
         build.transfer(NodeArgs("p", "n9"), names)
     with pytest.raises(RequestError, match="no voter"):
         build.admit(NodeArgs("p", "x"), kit.CLUSTER, {kit.spectator().node: "x"})
+
+
+def test_replace() -> None:
+    spare = AddMember(kit.ARRAY, disks.new_member(C, 2, -1))
+    state = disks.after(kit.mirror(), spare)
+    here = Places({disks.device(0): A, disks.device(1): B, disks.device(2): C}, {})
+
+    def asked(device: str, by: str | None = None) -> Wish:
+        return build.replacement(ReplaceArgs("p", "data", device, by), (state,), {}, here)
+
+    assert asked(A) == Wish(ReplaceMember(kit.ARRAY, disks.device(0)))
+    assert asked(B, C) == Wish(ReplaceMember(kit.ARRAY, disks.device(1), disks.device(2)))
+    with pytest.raises(RequestError, match="/dev/x"):
+        asked("/dev/x")
+    with pytest.raises(RequestError, match="/dev/x"):
+        asked(A, "/dev/x")
+    with pytest.raises(RequestError):
+        asked("")
 
 
 def test_grow() -> None:

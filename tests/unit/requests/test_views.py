@@ -13,14 +13,17 @@ from mdcluster.control.verbs import (
     GrowArgs,
     MemberArgs,
     NodeArgs,
+    ReplaceArgs,
     Verb,
 )
 from mdcluster.core.model import (
     CLUSTER_KEY,
+    AddMember,
     BeginSync,
     Checkpoint,
     EndLife,
     FailMember,
+    ReplaceMember,
     StopArray,
     SyncKind,
 )
@@ -115,6 +118,17 @@ def test_what_a_check_found_is_told() -> None:
     assert seen.state is ArrayWord.CLEAN
 
 
+def test_a_replacement_stands_behind_the_member_it_replaces() -> None:
+    spare = AddMember(kit.ARRAY, disks.new_member("/dev/c", 2, -1))
+    state = disks.after(disks.after(kit.mirror(), spare), ReplaceMember(kit.ARRAY, disks.device(0)))
+    found = [(m.role, m.state, m.replacement) for m in views.members(state, HERE)]
+    assert found == [
+        (0, MemberWord.IN_SYNC, False),
+        (0, MemberWord.RECOVERING, True),
+        (1, MemberWord.IN_SYNC, False),
+    ]
+
+
 def test_a_new_size_is_told_once_it_is_shown() -> None:
     state = replace(kit.mirror(), shown_sectors=2048)
     seen = views.detail(kit.view(state), HERE, state, Speeds())
@@ -163,6 +177,8 @@ async def test_requests_read_what_they_need() -> None:
     assert len(await requests.wishes(Verb.CREATE, made)) == 1
     assert len(await requests.wishes(Verb.ADD, MemberArgs("p", "data", "/dev/c"))) == 1
     assert len(await requests.wishes(Verb.ASSEMBLE, AssembleArgs("p", "data"))) == 1
+    other = ReplaceArgs("p", "data", "/dev/a", "/dev/b")
+    assert len(await requests.wishes(Verb.REPLACE, other)) == 1
     more = GrowArgs("p", "data", raid_disks=3, devices=("/dev/c",))
     assert len(await requests.wishes(Verb.GROW, more)) == 2
     look = ActionArgs("p", "data", ActionWord.CHECK)

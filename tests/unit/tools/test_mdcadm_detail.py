@@ -143,6 +143,22 @@ def test_the_state_says_what_is_done(kind: SyncWord, state: SyncState, words: st
     assert detail.state_words(array) == f"clean, {words}"
 
 
+def test_a_replacement_has_a_row_behind_the_member_it_replaces() -> None:
+    members = (
+        MemberInfo(0, 0, MemberWord.IN_SYNC, "d0", "/dev/sda", 8, 0),
+        MemberInfo(2, 0, MemberWord.RECOVERING, "d2", "/dev/sdc", 8, 32, replacement=True),
+        MemberInfo(1, 1, MemberWord.IN_SYNC, "d1", "/dev/sdb", 8, 16),
+    )
+    rows = detail.detail_text(DETAIL._replace(members=members)).splitlines()[-3:]
+    assert rows == [
+        "       0       8        0        0      active sync   /dev/sda",
+        "       2       8       32        0      spare rebuilding   /dev/sdc",
+        "       1       8       16        1      active sync   /dev/sdb",
+    ]
+    text = mdstat.mdstat((MDSTAT.arrays[0]._replace(members=members, raid_disks=2),))
+    assert " raid1 sda[0] sdc[2](R) sdb[1]\n" in text and "[2/2] [UU]" in text
+
+
 def test_what_a_check_found_has_a_row() -> None:
     assert "Mismatches" not in detail.detail_text(DETAIL)
     text = detail.detail_text(DETAIL._replace(mismatched_sectors=24))

@@ -131,6 +131,13 @@ def test_usage_errors_exit_2(run: Run) -> None:
             "mdcadm: released /dev/md/data: it is a plain md array now.\n",
         ),
         (
+            "data --replace a b --with c",
+            0,
+            "",
+            "mdcadm: marked a in /dev/md/data for replacement by c\n"
+            "mdcadm: marked b in /dev/md/data for replacement\n",
+        ),
+        (
             "-G data -n3 --add b",
             0,
             "",
