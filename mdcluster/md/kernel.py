@@ -232,17 +232,13 @@ class KernelDriver:
         target, devices = self._of(array).array, tuple(devices)
         await self._run(target, lambda: target.take_in(devices))
 
-    # --- shape -----------------------------------------------------------------------------------
-
     async def set_raid_disks(self, array: ArrayId, raid_disks: int) -> None:
-        raise self._not_yet(array, f"{raid_disks} raid devices")
+        target = self._of(array).array
+        await self._run(target, lambda: target.set_raid_disks(raid_disks))
 
     async def set_size(self, array: ArrayId, size_sectors: int, *, visible: bool) -> None:
-        raise self._not_yet(array, f"{size_sectors} sectors of each member")
-
-    def _not_yet(self, array: ArrayId, what: str) -> DriverError:
-        name = self._of(array).array.name
-        return DriverError(f"array {name}: {what}: the kernel driver changes no shapes yet")
+        target = self._of(array).array
+        await self._run(target, lambda: target.set_size(size_sectors, visible=visible))
 
     # --- holds, reads, bits ----------------------------------------------------------------------
 
@@ -372,9 +368,9 @@ class KernelDriver:
             sync_completed_sectors=sync.position_sectors if sync else 0,
             sync_max_sectors=sync.limit_sectors if sync else 0,
             openers=target.holders,
-            raid_disks=target.geometry.raid_disks,
-            size_sectors=target.geometry.size_sectors,
-            shown_sectors=target.state.shown_sectors or target.geometry.size_sectors,
+            raid_disks=target.state.raid_disks,
+            size_sectors=target.state.size_sectors,
+            shown_sectors=target.shown_sectors,
         )
 
     def arrays(self) -> tuple[ArrayId, ...]:

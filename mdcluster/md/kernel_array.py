@@ -88,8 +88,9 @@ class KernelArray(KernelMembers):
         put("bitmap/metadata", "external")
         put("bitmap/chunksize", self.state.bitmap_chunk_sectors * 512)
         put("bitmap/time_base", BITMAP_AGE_S)
-        put("bitmap/location", f"+{slot_offset_sectors}")
         self.slot = OwnSlot(self, slot_offset_sectors)
+        put("bitmap/space", self.slot.size_sectors)  # or md may change the chunk when it grows
+        put("bitmap/location", f"+{slot_offset_sectors}")
         self.slot.load()
         self.note_members()
 
@@ -110,6 +111,8 @@ class KernelArray(KernelMembers):
         for member in self.members.values():
             if member.entry.state is MemberState.RECOVERING:
                 self.give_role(member, 0)
+        if self.shown_sectors != self.state.size_sectors:
+            self._show(self.shown_sectors)
         if not self.read_only:
             self.suspend()
             self.dir.write("array_state", "active")

@@ -7,6 +7,7 @@ just written is set, but not needed. `needed` here is what md is known to have m
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from mdcluster.md.driver import DriverError
@@ -33,6 +34,21 @@ class OwnSlot:
         self._count = raw.chunk_count(self._covered, self._chunk)
         self._bytes = raw.slot_bytes(self._covered, self._chunk)
         self._needed = bytearray(self._bytes)
+
+    def reaches(self, size_sectors: int) -> bool:
+        """Whether the bits of an array with so much of each member fit where the slot lies."""
+        geometry = replace(self._array.geometry, size_sectors=size_sectors)
+        return raw.slot_bytes(geometry.array_sectors, self._chunk) <= self._bytes
+
+    def resize(self) -> None:
+        """The array has grown; md has done the same with its bits."""
+        self._covered = self._array.geometry.array_sectors
+        self._count = raw.chunk_count(self._covered, self._chunk)
+
+    @property
+    def size_sectors(self) -> int:
+        """The room of the slot."""
+        return self._bytes // _SECTOR
 
     def load(self) -> None:
         """Before md starts: all that it will find set is needed."""

@@ -21,6 +21,7 @@ from mdcluster.md.driver import DriverError
 from mdcluster.md.ioctl import MdDevice
 from mdcluster.md.kernel_notes import Notes, write_notes
 from mdcluster.md.kernel_state import TRY_S, Attached, KernelState, status_of
+from mdcluster.md.raid import geometry_of
 from mdcluster.md.sysfs import block_name
 
 
@@ -110,9 +111,7 @@ class KernelMembers(KernelState):
         """A spare, a write target of its role (RECOVERING), or in sync."""
         if entry.device in self.members:
             raise DriverError(f"array {self.name}: {path} is attached already")
-        for other in self.members.values():
-            if other.entry.role == entry.role >= 0 and not other.failed:
-                raise DriverError(f"array {self.name}: role {entry.role} is {other.path}'s")
+        self._check_role(entry)
         wanted = replace(entry, state=MemberState.RECOVERING) if entry.role >= 0 else entry
         member = self.attach(wanted, path)
         if entry.role < 0:
@@ -129,6 +128,14 @@ class KernelMembers(KernelState):
                 self.note_members()
             raise
 
+    def _check_role(self, entry: Member) -> None:
+        """A role has one member; a replacement stands beside one in sync."""
+        others = [
+            m for m in self.members.values() if m.entry.role == entry.role >= 0 and not m.failed
+        ]
+        if others and not (entry.replacement and [m.good for m in others] == [True]):
+            raise DriverError(f"array {self.name}: role {entry.role} is {others[0].path}'s")
+
     def give_role(self, member: Attached, valid_sectors: int | None) -> None:
         """Written from here on, read below `valid_sectors` (None: it is copied whole).
 
@@ -138,6 +145,10 @@ class KernelMembers(KernelState):
         member.dir.write("recovery_start", "none" if valid_sectors is None else valid_sectors)
         if member.entry.by_bitmap and valid_sectors is not None:
             member.dir.write("state", "insync")
+        if member.entry.replacement:
+            for other in self.members.values():
+                if other.entry.role == member.entry.role and other.good and not other.failed:
+                    other.dir.write("state", "want_replacement")
         with self.balanced() if self.state.level == 10 else nullcontext():
             member.dir.write("slot", member.entry.role)
 
@@ -157,7 +168,63 @@ class KernelMembers(KernelState):
                 self._finish_recovery(fresh)
         for member in members:
             member.good = True
-            member.entry = replace(member.entry, state=MemberState.IN_SYNC)
+            member.entry = replace(member.entry, state=MemberState.IN_SYNC, replacement=False)
+
+    # --- the shape -----------------------------------------------------------------------------
+
+    def set_raid_disks(self, raid_disks: int) -> None:
+        """raid1_reshape of drivers/md/raid1.c: members close ranks. It waits for a write-pending,
+        which another thread answers."""
+        if self.state.level != 1:
+            raise DriverError(f"array {self.name}: the number of a raid10's roles stays")
+        held = [m for m in self.members.values() if m.dir.slot >= 0]
+        if self.syncing or len(held) > raid_disks:
+            why = "a sync is under way" if self.syncing else f"{len(held)} members have a role"
+            raise DriverError(f"array {self.name}: not {raid_disks} roles: {why}")
+        self.dir.write("raid_disks", raid_disks)
+        self.was_degraded = True
+        self.state = replace(self.state, raid_disks=raid_disks)
+        self.geometry = geometry_of(self.state)
+        for member in held:
+            member.entry = replace(member.entry, role=member.dir.slot)
+
+    def set_size(self, size_sectors: int, *, visible: bool) -> None:
+        """array_size is pinned before component_size grows, and let go when all nodes have it."""
+        if size_sectors != self.state.size_sectors:
+            self._check_size(size_sectors)
+            self._show(self.shown_sectors)
+            for member in self.members.values():
+                member.dir.write("size", size_sectors // 2)
+            self.dir.write("component_size", size_sectors // 2)
+            self.state = replace(self.state, size_sectors=size_sectors)
+            self.geometry = geometry_of(self.state)
+            if self.slot is not None:
+                self.slot.resize()
+            self.write_pin()
+        if visible:
+            self.dir.write("array_size", "default")
+            self.shown_sectors = size_sectors
+
+    def _check_size(self, size_sectors: int) -> None:
+        small = [m for m in self.members.values() if m.entry.data_size_sectors < size_sectors]
+        why = ""
+        if self.syncing:
+            why = "a sync is under way"
+        elif size_sectors < self.state.size_sectors:
+            why = f"it has {self.state.size_sectors} already"
+        elif small:
+            why = f"{small[0].path} has {small[0].entry.data_size_sectors}"
+        elif self.slot is not None and not self.slot.reaches(size_sectors):
+            why = "its bitmap slot does not reach that far"
+        if why:
+            raise DriverError(
+                f"array {self.name}: not {size_sectors} sectors of each member: {why}"
+            )
+
+    def _show(self, size_sectors: int) -> None:
+        """To applications: so much of each member."""
+        shown = geometry_of(replace(self.state, size_sectors=size_sectors)).array_sectors
+        self.dir.write("array_size", shown // 2)
 
     def change_role(self, members: Iterable[Attached], valid_sectors: int | None) -> None:
         """Out of the role and in again, for md takes `recovery_start` only without one.

@@ -68,6 +68,7 @@ class KernelState:
         self.state = state
         self.geometry: Geometry = geometry_of(state)
         self.read_only = read_only
+        self.shown_sectors = state.shown_sectors or state.size_sectors
         self.dir = ArrayDir(md_name(state.name), root)
         self.members: dict[DeviceId, Attached] = {}
         self.slot: OwnSlot | None = None
@@ -155,6 +156,11 @@ class KernelState:
         return ""
 
     @property
+    def mismatched_sectors(self) -> int:
+        """What the check or repair under way has found different so far, in whole requests."""
+        return int(self.dir.read("mismatch_cnt"))
+
+    @property
     def unanswered(self) -> str:
         """Why md lets nobody write although nothing has failed, in words ('' if it does)."""
         waits = self.write_pending and not self.activated
@@ -172,6 +178,14 @@ class KernelState:
         if member is None:
             raise DriverError(f"array {self.name}: device {device} is not attached on this node")
         return member
+
+    def replacement_of(self, member: Attached) -> Attached | None:
+        """The one that is to take its role, or has just done so."""
+        for other in self.members.values():
+            same = other is not member and other.entry.role == member.entry.role >= 0
+            if same and other.entry.replacement and not other.failed:
+                return other
+        return None
 
     def is_last_good(self, member: Attached) -> bool:
         """Whether data would be lost to reads without it."""

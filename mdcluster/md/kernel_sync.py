@@ -119,7 +119,7 @@ class KernelSync:
         if self._finished or hi <= lo:
             return SyncStep(lo, 0, 0, self.next_dirty(lo))
         planned = self._planned(lo, hi)
-        before = self._moved()
+        before, mismatched = self._moved(), array.mismatched_sectors
         self._gate_check()
         self.limit_sectors = hi
         if hi < self._end:
@@ -129,11 +129,12 @@ class KernelSync:
             self._to_the_end()
         self._flush()
         self._refuse_if_pending()
+        found = array.mismatched_sectors - mismatched
         moved = (self._moved() - before) // self._copies()
         if array.slot is not None and self.kind is not SyncKind.CHECK:
             array.slot.copied(*self._copy_range(lo, hi))
         self.position_sectors = hi
-        return SyncStep(hi, planned, min(moved, planned), self.next_dirty(hi))
+        return SyncStep(hi, planned, min(moved, planned), self.next_dirty(hi), found)
 
     def _to_the_end(self) -> None:
         """The last stretch; md then sees recovered members as in sync."""

@@ -112,6 +112,9 @@ class Watch:
             return ""
         status = status_of(member)
         if status.faulty:
+            new = self._array.replacement_of(member)
+            if new is not None and "in_sync" in new.dir.flags:
+                return ""  # md has put the new one in its place
             return "the kernel has set it faulty"
         if status.blocked or status.unacknowledged_errors:
             return "a write failed, and is held"
