@@ -181,12 +181,27 @@ class Announcer:
             return
         self.others.add(life)
         if self._message is not None and self.window[0] < self.window[1]:
-            self._unconfirmed.add(life)
-            self._due[life] = self._message
-            self._resend_ms = self._env.timing.retry_min_ms
-            if not self._moves_alone(life) or self._has_turn(life):
-                self._env.send(life.node, self._message)
-            self._env.after(self.key, self._resend_ms)
+            self._tell_too(life, self._message)
+
+    def _tell_too(self, life: Life, message: Hold) -> None:
+        """One that was not told the latest, or knows nothing of it any more, has to confirm it."""
+        self._unconfirmed.add(life)
+        self._due[life] = message
+        self._resend_ms = self._env.timing.retry_min_ms
+        if not self._moves_alone(life) or self._has_turn(life):
+            self._env.send(life.node, message)
+        self._env.after(self.key, self._resend_ms)
+
+    def restarted(self, life: Life, complete: int) -> None:
+        """Its daemon has started again, and holds everything until it hears what to hold."""
+        if life not in self.others:
+            return
+        self.since_ms = self._env.now_ms
+        self._free.discard(life)
+        if self._message is None:
+            self._tell((complete, complete), complete, {life})
+        else:
+            self._tell_too(life, self._message)
 
     def missing(self) -> str:
         """Who has not confirmed, and what it said: for people."""

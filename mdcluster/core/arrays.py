@@ -188,11 +188,14 @@ def _with_runners(state: ArrayState, lives: tuple[Life, ...]) -> ArrayState | Re
             continue
         if not state.active:
             return Refused(f"{state.name}: {life.node} cannot run it, it is stopped; --assemble it")
-        if state.slot_of(life) is not None:
+        if state.slot_of(life) is not None and state.running:
             return Refused(
                 f"{state.name}: {life.node} cannot run it before the bits it left behind when it "
                 "was declared dead are resynced"
             )
+        state = replace(
+            state, slots=tuple(_of_former(s) if s.life == life else s for s in state.slots)
+        )
         used = {slot.index for slot in state.slots}
         slots_max = min(SLOTS_MAX, state.slot_count)
         free = [index for index in range(slots_max) if index not in used]
@@ -222,9 +225,14 @@ def _without_runner(state: ArrayState, life: Life) -> ArrayState:
         if slot.life != life or slot.dirty:
             slots.append(slot)
         elif keep:
-            former = Life(life.node, f"{life.boot_id}~{slot.index}")
-            slots.append(replace(slot, life=former, dirty=True))
+            slots.append(_of_former(slot))
     return replace(state, slots=tuple(slots), running=_less(state.running, life))
+
+
+def _of_former(slot: Slot) -> Slot:
+    """Bits that their life left behind, though it goes on: as of one that never runs again."""
+    former = Life(slot.life.node, f"{slot.life.boot_id}~{slot.index}")
+    return replace(slot, life=former, dirty=True)
 
 
 def _end_life(state: ArrayState, change: EndLife, context: _Context) -> ArrayState | Refused:

@@ -40,8 +40,11 @@ class Asks:
         writer: Callable[[], NodeId | None],
         term: Callable[[], int],
         why_no_writer: Callable[[], str],
+        start: int,
     ) -> None:
+        """start: tells the ids of this process from those of an earlier one of the same life."""
         self._env = env
+        self._start = start
         self._writer = writer
         self._term = term
         self._why_no_writer = why_no_writer
@@ -53,7 +56,8 @@ class Asks:
         if any(p.change == change for p in self.pending.values()):
             return
         self._serial += 1
-        self._add(f"{self._env.me.boot_id}:{self._serial}", change, False, outcome)
+        proposal = f"{self._env.me.boot_id}:{self._start}:{self._serial}"
+        self._add(proposal, change, False, outcome)
 
     def ask(self, proposal: str, change: Change, force: bool) -> None:
         """A client's proposal; the same id again is a retry of the same."""

@@ -17,7 +17,9 @@ Rules of this file (DESIGN.md section 4, "Commit"):
   itself has been committed in this term;
 * superblocks are a projection: what fails there fails the member, not the commit;
 * everything sent is sent again with backoff until it is answered; nothing waits for
-  spectators, or for a node that is not listed.
+  spectators, or for a node that is not listed;
+* a life whose daemon started again has to apply the newest of what it runs once more, as if
+  that had just been committed: what the former process had applied is not known to this one.
 """
 
 from collections.abc import Callable, Iterable
@@ -112,6 +114,7 @@ class Commits:
         self.tracks: dict[str, Track] = {}
         self._recommits: set[str] = set()
         self._caught_up_ms: dict[NodeId, int] = {}
+        self._restarted_ms: dict[Life, int] = {}
         self._serial = 0
 
     # --- a term begins and ends -----------------------------------------------------------
@@ -130,6 +133,7 @@ class Commits:
         self.tracks = {}
         self._recommits = set()
         self._caught_up_ms = {}
+        self._restarted_ms = {}
         self._env.timers.cancel_all("commit")
         self._env.timers.cancel_all(PROJECT_TIMER)
 
@@ -583,8 +587,8 @@ class Commits:
         """Whether this life has not applied the oldest open commit within its deadline."""
         if not track.open or life not in self.missing(track, track.open[0]):
             return False
-        waited_ms = self._env.now_ms - track.open[0].since_ms
-        return waited_ms > self._env.timing.apply_deadline_ms
+        since_ms = max(track.open[0].since_ms, self._restarted_ms.get(life, 0))
+        return self._env.now_ms - since_ms > self._env.timing.apply_deadline_ms
 
     def missing(self, track: Track, commit: Commit) -> list[Life]:
         """The listed lives that have neither applied this commit nor been fenced."""
@@ -664,14 +668,31 @@ class Commits:
     def _press(self, track: Track) -> None:
         """Remind who has not applied; one that cannot for too long is evicted."""
         oldest = track.open[0]
-        late = self._env.now_ms - oldest.since_ms > self._env.timing.apply_deadline_ms
         for life in self.missing(track, oldest):
             if life.node in self._membership.up or life == self._env.me:
                 self._send_apply(track, life.node)
+            late = self._is_late(track, life)
             if late and life == self._env.me:
                 self._cannot_apply(oldest.entry, track.problems.get(life, "no answer of md"))
             elif late:
                 self._membership.condemn(life)
+
+    def on_restarted(self, life: Life) -> None:
+        """The daemon of a life has started again, and knows nothing of what was applied there."""
+        self._restarted_ms[life] = self._env.now_ms
+        for track in list(self.tracks.values()):
+            track.applied_by.pop(life, None)
+            track.problems.pop(life, None)
+            newest = track.committed
+            if newest is None or track.stage is not Stage.IDLE:
+                continue
+            state = newest.state
+            listed = isinstance(state, ArrayState) and life in state.running
+            if listed and not track.open:
+                commit = Commit(newest, frozenset((life,)), None, self._env.now_ms)
+                track.open.append(commit)
+                self._backoff(track, restart=True)
+            self._send_apply(track, life.node)
 
     def expected_digest(self) -> int:
         """What a node that has caught up reports."""

@@ -8,6 +8,9 @@ Rules of this file:
 * an array is left by stopping it first; only then is it proposed that this life has left
   (with bits left behind unless every write was finished), again until it is committed;
 * what was left is not run again before an administrator says so, or the daemon restarts;
+* an array that a commit lists for this life, but that its md does not run when the daemon
+  starts, was stopped nobody knows how: this life ends in it, with bits left behind;
+* where arrays outlive the daemon, its orderly stop leaves those in use running;
 * a node that stops takes back what it has prepared to run: behind the commit that lists it.
 """
 
@@ -17,7 +20,7 @@ from mdcluster.core.arrays import survives_without
 from mdcluster.core.asks import Asks
 from mdcluster.core.effects import LeaveArray, Stopped
 from mdcluster.core.env import Env
-from mdcluster.core.events import ArrayLeft, MemberFailed
+from mdcluster.core.events import ArrayKept, ArrayLeft, MemberFailed
 from mdcluster.core.holds import Holds
 from mdcluster.core.model import (
     ARRAYS_MAX,
@@ -40,6 +43,8 @@ SHUTTING_DOWN = "this node is shutting down"
 
 STOPS = "the daemon stops"
 
+NOT_RUNNING = "md did not run it when the daemon started"
+
 SHUTDOWN_MS = 3_000
 """How long an orderly stop may take before the process just ends (its lock then tells)."""
 
@@ -54,8 +59,15 @@ class Departures:
         holds: Holds,
         asks: Asks,
         runs_here: Callable[[ArrayState], bool],
+        *,
+        still: Callable[[], bool],
+        outlives: bool,
     ) -> None:
+        """still: copy no more; whether all that was under way has ended. outlives: md's arrays."""
         self._env = env
+        self._still = still
+        self._outlives = outlives
+        self.kept: dict[ArrayId, str] = {}  # in use when the daemon was to stop: by whom
         self._replica = replica
         self._holds = holds
         self._asks = asks
@@ -84,6 +96,9 @@ class Departures:
         """Leave the array, let the writes fail (the last good member), or propose it again."""
         state = self._replica.states.get(array)
         member = state.member(device) if state else None
+        if array in self._replica.catching_up:
+            self._env.after((FAILED_TIMER, array, device, why), self._env.timing.retry_max_ms)
+            return
         if state is None or member is None or member.state is MemberState.FAULTY:
             return
         if refusal.startswith("leave"):
@@ -95,23 +110,29 @@ class Departures:
 
     # --- arrays that are left ---------------------------------------------------------------
 
-    def leave(self, array: ArrayId, why: str) -> None:
+    def leave(self, array: ArrayId, why: str, *, force: bool = True) -> None:
         """Stop an array here (it may never have got as far as running), and stay out of it."""
         self.left[array] = why
         self._unlisted.discard(array)
         if array not in self._leaving:
             self._env.notify("array_left", array=array, why=why)
-            self._stop(array)
+            self._stop(array, force=force)
 
-    def _stop(self, array: ArrayId) -> None:
+    def _stop(self, array: ArrayId, *, force: bool) -> None:
         self._leaving.add(array)
         self._replica.leaving(array)
-        self._env.emit(LeaveArray(array))
+        self._env.emit(LeaveArray(array, force))
 
     def leave_all(self, why: str) -> None:
         for state in list(self._replica.states.values()):
             if self._runs_here(state):
                 self.leave(state.uuid, why)
+
+    def not_running(self, array: ArrayId) -> None:
+        """Listed, but md does not run it: whether every write was finished nobody knows."""
+        self.left[array] = NOT_RUNNING
+        self._env.notify("array_left", array=array, why=NOT_RUNNING)
+        self.propose_left(array, clean=False)
 
     def array_left(self, ev: ArrayLeft) -> None:
         clean = ev.clean and not self._replica.failures_pending(ev.array)
@@ -120,6 +141,14 @@ class Departures:
         self._leaving.discard(ev.array)
         if not self._replica.is_gone(ev.array):
             self.propose_left(ev.array, clean=clean)
+
+    def array_kept(self, ev: ArrayKept) -> None:
+        """It is in use, and outlives this daemon."""
+        self._leaving.discard(ev.array)
+        self.left.pop(ev.array, None)
+        self.kept[ev.array] = ev.why
+        self._replica.kept(ev.array)
+        self._env.notify("array_kept", array=ev.array, why=ev.why)
 
     def propose_left(self, array: ArrayId, *, clean: bool) -> None:
         """Until it is committed, the others wait for this node in this array."""
@@ -136,6 +165,8 @@ class Departures:
     def state_applied(self, state: ArrayState) -> None:
         if self._env.me not in state.running:
             self._unlisted.add(state.uuid)
+            if self.left.get(state.uuid) == NOT_RUNNING:
+                del self.left[state.uuid]  # it may join again, as any other node
 
     def voter_again(self) -> None:
         """What it left for want of a vote it may join, once it is not listed any more."""
@@ -170,18 +201,25 @@ class Departures:
         for array in self._prepared:
             if array not in running and array not in self.left:
                 self.left[array] = STOPS
-                self._stop(array)  # perhaps md is starting it right now
+                self._stop(array, force=not self._outlives)  # perhaps md is starting it right now
 
     def on_shutdown_timer(self) -> None:
-        self._env.emit(Stopped())
+        self._env.emit(Stopped(tuple(sorted({*self.kept, *self._running()}))))
+
+    def _running(self) -> list[ArrayId]:
+        """What md would run on without this process."""
+        states = self._replica.states.values() if self._outlives else ()
+        return [state.uuid for state in states if self._runs_here(state)]
 
     def try_stop(self) -> None:
         """The role has gone (or was never here): first the arrays, then the process."""
         if not self.shutting_down or self._env.timers.at_ms((SHUTDOWN_TIMER,)) is None:
             return
-        self.leave_all(STOPS)
-        running = any(self._runs_here(s) for s in self._replica.states.values())
-        if running or self._leaving or self._asks.pending:
+        here = [s.uuid for s in self._replica.states.values() if self._runs_here(s)]
+        going = [array for array in here if array not in self.kept]
+        for array in going:
+            self.leave(array, STOPS, force=not self._outlives)
+        if going or self._leaving or self._asks.pending or (self.kept and not self._still()):
             return
         self._env.timers.cancel((SHUTDOWN_TIMER,))
-        self._env.emit(Stopped())
+        self._env.emit(Stopped(tuple(sorted(self.kept))))

@@ -152,9 +152,14 @@ class Apply:
 
 @dataclass(frozen=True, slots=True)
 class LeaveArray:
-    """Stop the array here, open or not; held writes fail with an I/O error -> ArrayLeft."""
+    """Stop the array here -> ArrayLeft.
+
+    With force open or not, held writes fail with an I/O error; without it -> ArrayKept, and
+    nothing is changed, while it is in use.
+    """
 
     array: ArrayId
+    force: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +299,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """All that ShutdownAsked asked for is done: the process may end."""
+    """All that ShutdownAsked asked for is done: the process may end.
+
+    running: arrays in use, which md runs on without this process; nothing is copied in them.
+    """
+
+    running: tuple[ArrayId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

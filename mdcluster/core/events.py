@@ -20,8 +20,11 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class PeerUp:
+    """start: which start of its daemon this is. The same life with another one was restarted."""
+
     life: Life
     name: str
+    start: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,14 @@ class ArrayLeft:
 
     array: ArrayId
     clean: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayKept:
+    """It was to be stopped without force, but is in use (why says by whom): it runs on."""
+
+    array: ArrayId
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +261,7 @@ Event = (
     | Prepared
     | Applied
     | ArrayLeft
+    | ArrayKept
     | Held
     | Sampled
     | SyncReached

@@ -10,6 +10,8 @@ Rules of this file:
 * Holds outlive their writer: only a newer announcement moves them, or the released end of
   the pass. They are never dropped on a time-out. Where md moves a hold at some risk
   (`moves_alone`) not even the end moves it: the writer says when it is this node's turn.
+* What the process before this one held is not known: an array that it left running is held
+  whole, as if by an announcement older than any.
 """
 
 from dataclasses import dataclass, replace
@@ -21,6 +23,9 @@ from mdcluster.core.messages import Hold, HoldAck, HoldReport
 from mdcluster.core.model import ARRAYS_MAX, ArrayId, ArrayState, Life
 
 FAILURE_PENDING = "failure pending"
+
+WHOLE_SECTORS = 1 << 62
+"""More than any array has."""
 
 _NUMBER_BITS = 42
 """Announcements are numbered from the writer's clock in ms on: 139 years, 2 million passes."""
@@ -46,6 +51,7 @@ class _Announced:
     hold: Hold
     complete_sectors: int  # the highest told of this pass
     confirmed: bool = False
+    inherited: bool = False  # of which pass, if any, nobody here knows
 
     @property
     def key(self) -> tuple[int, int]:
@@ -61,6 +67,11 @@ class Holds:
         self._announced: dict[ArrayId, _Announced] = {}
         self._ended: dict[ArrayId, int] = {}  # the last pass known to be over
         self._asked: dict[ArrayId, int] = {}  # HoldRange effects not yet answered
+
+    def inherit(self, array: ArrayId) -> None:
+        """md runs it since before this process began; all of it is held."""
+        whole = Hold(0, array, 0, 0, WHOLE_SECTORS, 0)
+        self._announced[array] = _Announced(self._env.me, whole, 0, inherited=True)
 
     def on_hold(self, sender: Life, msg: Hold) -> None:
         """An announcement for an array that runs here, from the writer of msg.term."""
@@ -172,6 +183,8 @@ class Holds:
             return
         if runs_here and pass_of(present.hold.serial) > ended:
             return
+        if present.inherited and going is not None:
+            return  # perhaps of the pass that is going: its writer says what is to be held
         holds = runs_here and present.hold.lo_sectors < present.hold.hi_sectors
         if holds and self._moves_alone:
             return

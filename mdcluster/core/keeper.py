@@ -358,6 +358,15 @@ class Keeper:
         if pass_.done:
             del self.passes[state.uuid]
 
+    def on_report(self, life: Life) -> None:
+        """A life that a pass has dealt with already reports anew: its daemon was restarted."""
+        for pass_ in self.passes.values():
+            pass_.on_restarted(life)
+        for held in self._membership.reports[life].holds:
+            left = self.leftovers.pop(held.array, None)  # what it holds is let go once more
+            if left is not None:
+                self._env.timers.cancel(left.key)
+
     def on_fenced(self, life: Life) -> None:
         for pass_ in self.passes.values():
             pass_.on_gone(life)

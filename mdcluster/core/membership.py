@@ -13,7 +13,8 @@ Rules of this file:
   fenced although it beats is granted nothing from then on, and a confirmation is void if a
   request came while it was made;
 * a node has answered in a term once it has reported: what it runs, holds and knows, after
-  its own copying has ended.
+  its own copying has ended and it has applied what was committed about the arrays that its
+  daemon found running. One whose daemon starts again in the same life has to report again.
 """
 
 from collections.abc import Callable
@@ -55,13 +56,19 @@ class Membership:
         on_report: Callable[[Life, Report], None],
         on_fenced: Callable[[Life], None],
         behind: Callable[[NodeId], None],
+        on_restarted: Callable[[Life], None],
+        outlives: bool,
     ) -> None:
+        """outlives: a life goes on without its daemon, for as long as its kernel."""
         self._env = env
         self._ledger = ledger
         self._election = election
         self._on_report = on_report
         self._on_fenced = on_fenced
         self._behind = behind
+        self._on_restarted = on_restarted
+        self._outlives = outlives
+        self._starts: dict[NodeId, int] = {}  # of the daemon that was seen last
         self.lives: dict[NodeId, Life] = {}  # as the mesh last saw them
         self._seen_ms = {env.me.node: env.now_ms}  # since when it has seen that very life
         self.up: set[NodeId] = set()
@@ -82,16 +89,29 @@ class Membership:
 
     # --- the mesh ------------------------------------------------------------------------
 
-    def peer_up(self, life: Life, name: str) -> None:
-        if self.lives.get(life.node) != life:
+    def peer_up(self, life: Life, name: str, start: int) -> None:
+        same_life = self.lives.get(life.node) == life
+        restarted = same_life and self._starts.get(life.node) != start
+        if not same_life:
             self._seen_ms[life.node] = self._env.now_ms
             self.peers.pop(life.node, None)  # what the former life asked for is not granted
         self.lives[life.node] = life
+        self._starts[life.node] = start
         self.up.add(life.node)
         self._env.names[life.node] = name
         self._env.notify("node_up", node=life.node, name=name)
         if self._election.is_writer:
             self.peers.setdefault(life.node, Peer(self._env.now_ms))
+            if restarted:
+                self._forget_process(life)
+
+    def _forget_process(self, life: Life) -> None:
+        """What was asked for, and answered, by a process that is gone; its md runs on."""
+        peer = self.peers[life.node]
+        peer.ask, peer.digest, peer.query_wait_ms = 0, -1, 0
+        self.reports.pop(life, None)
+        self._env.notify("node_restarted", node=life.node, name=self._env.name_of(life.node))
+        self._on_restarted(life)
 
     def peer_down(self, node: NodeId) -> None:
         if node in self.up:
@@ -222,8 +242,8 @@ class Membership:
             return True
         silent_ms = self._env.now_ms - peer.last_ack_ms
         limit_ms = self._env.timing.evict_ms
-        if life.node not in self.up:
-            limit_ms = self._env.timing.suspect_ms  # its connection is gone, too
+        if life.node not in self.up and not self._outlives:
+            limit_ms = self._env.timing.suspect_ms  # its connection is gone, too: it has died
         return silent_ms > limit_ms
 
     def condemn(self, life: Life) -> None:

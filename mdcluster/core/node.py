@@ -21,7 +21,7 @@ from typing import Any
 from mdcluster.core import asks, commits, departures, election, replica, responder, rounds
 from mdcluster.core.asks import Asks
 from mdcluster.core.commits import Commits
-from mdcluster.core.departures import NO_VOTER, Departures
+from mdcluster.core.departures import NO_VOTER, STOPS, Departures
 from mdcluster.core.effects import (
     Effect,
     SetTimer,
@@ -34,6 +34,7 @@ from mdcluster.core.election import Election
 from mdcluster.core.env import Env, TimerKey
 from mdcluster.core.events import (
     Applied,
+    ArrayKept,
     ArrayLeft,
     Asked,
     BitsSet,
@@ -165,7 +166,12 @@ class Node:
         limits: SyncLimits | None = None,
         lease_before_ms: int = 0,
         serial_holds: bool = False,
+        start: int = 0,
+        inherited: Iterable[ArrayId] = (),
+        outlives: bool = False,
     ) -> None:
+        """start: number of this start of the daemon. outlives: md runs on without the daemon, and
+        so does the life; inherited: what md was found to run, all of it held whole."""
         self.env = Env(me, name, timing, seed)
         self.env.now_ms = now_ms
         self._lines = lines
@@ -174,10 +180,13 @@ class Node:
         self._lease_before_ms = lease_before_ms
         self._serial_holds = serial_holds
         self._me = me
+        self._start = start
+        self._outlives = outlives
         self._gated = 0  # gated work under way: copying, slots, nonces, superblocks
         self._query_from: tuple[NodeId, int] | None = None
         self._apply_wait_ms: dict[str, int] = {}
         self._compose(promise, entries, projected, cluster_name, local_fault, limits)
+        self._inherit(frozenset(inherited))
         self._handlers = self._event_handlers()
         self._messages = self._message_handlers()
         self._timers = self._timer_handlers()
@@ -208,6 +217,8 @@ class Node:
             on_report=self._on_first_report,
             on_fenced=self._on_life_fenced,
             behind=self._check_behind,
+            on_restarted=self._on_restarted,
+            outlives=self._outlives,
         )
         self.replica = Replica(
             env,
@@ -251,17 +262,41 @@ class Node:
             failures_pending=self.replica.failures_pending,
             moves_alone=self._moves_alone,
         )
-        self.asks = Asks(env, self.known_writer, lambda: self.ledger.term, self.why_no_writer)
-        self.departures = Departures(env, self.replica, self.holds, self.asks, self._runs_here)
+        self.asks = Asks(
+            env, self.known_writer, lambda: self.ledger.term, self.why_no_writer, self._start
+        )
+        self.departures = Departures(
+            env,
+            self.replica,
+            self.holds,
+            self.asks,
+            self._runs_here,
+            still=self._be_still,
+            outlives=self._outlives,
+        )
         self.feeding = Feeding(env, self.ledger, self.replica)
         self.responder = Responder(env, self.departures, self.feeding)
         self.pins = Pins(env)
 
+    def _inherit(self, arrays: frozenset[ArrayId]) -> None:
+        """What md runs since before this process began; what it should run, and does not."""
+        self.replica.inherit(arrays)
+        for array in sorted(arrays):
+            self.holds.inherit(array)
+        states = (self.ledger.array(key) for key in sorted(self.ledger.entries))
+        self._not_running = [
+            state.uuid
+            for state in states
+            if state is not None and self._me in state.running and state.uuid not in arrays
+        ]
+
     # --- the contract -------------------------------------------------------------------
 
     def start(self) -> list[Effect]:
-        """The first effects of a life."""
+        """The first effects of a process: of a life, or of one that goes on."""
         self.election.start(self._lease_before_ms)
+        for array in self._not_running:
+            self.departures.not_running(array)
         return self._finish()
 
     def step(self, event: Event, now_ms: int) -> list[Effect]:
@@ -297,7 +332,7 @@ class Node:
         return {
             Tick: self._on_tick,
             Received: self._on_received,
-            PeerUp: lambda e: self.membership.peer_up(e.life, e.name),
+            PeerUp: lambda e: self.membership.peer_up(e.life, e.name, e.start),
             PeerDown: lambda e: self.membership.peer_down(e.node),
             LinesChanged: self._on_lines,
             Asked: self._on_asked,
@@ -311,6 +346,7 @@ class Node:
             Probed: self.responder.on_probed,
             Applied: self._on_applied,
             ArrayLeft: self.departures.array_left,
+            ArrayKept: self.departures.array_kept,
             Held: self._on_held,
             Sampled: self.replica.on_sampled,
             SyncReached: self._on_sync_reached,
@@ -483,8 +519,13 @@ class Node:
         self._query_from = (sender.node, msg.term)
 
     def _try_report(self) -> None:
-        """Answer a query as soon as this node's own copying, and moving of holds, has ended."""
+        """Answer a query as soon as this node's own copying, and moving of holds, has ended.
+
+        And once it has caught up with what it inherited.
+        """
         if self._query_from is None or self._gated or self.holds.moving:
+            return
+        if self.replica.catching_up:
             return
         (writer, term), self._query_from = self._query_from, None
         running = tuple(s.uuid for s in self.replica.states.values() if self._runs_here(s))
@@ -495,8 +536,12 @@ class Node:
     def _own_hold_report(self, array: ArrayId) -> HoldReport | None:
         return next((r for r in self.holds.reports() if r.array == array), None)
 
+    def _on_restarted(self, life: Life) -> None:
+        self.commits.on_restarted(life)
+
     def _on_first_report(self, life: Life, _: Report) -> None:
         """A node has answered: none of its late writes is still to come; project again."""
+        self.keeper.on_report(life)
         self.commits.reproject_all()
         self._tend()
 
@@ -741,6 +786,13 @@ class Node:
             target = self.keeper.successor(self.ledger.cluster)
             if target is not None and self.election.ready:
                 self.commits.own(HandOver(target))
+
+    def _be_still(self) -> bool:
+        """Nothing may be copied, or written through the gate, by what runs on without us."""
+        self.election.broken = STOPS
+        if self.election.is_writer:
+            self.election.stand_down(STOPS)
+        return not self._gated
 
     # --- for people and checkers --------------------------------------------------------
 

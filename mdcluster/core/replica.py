@@ -8,11 +8,13 @@ Rules of this file:
 * an array that was started here holds its writes (md: write-pending) until that Release, too:
   it never wrote to a member that others may still read;
 * `active` (one bit that releases every held write) comes after `-blocked`, and only when
-  two samples at least SAMPLE_GAP_MS apart showed that nothing is held by an unseen failure.
+  two samples at least SAMPLE_GAP_MS apart showed that nothing is held by an unseen failure;
+* of an array that md ran before this process began nothing is known: it counts as just
+  started, every faulty member as holding writes, until the first release here.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from mdcluster.core.effects import Activate, Apply, LeaveArray, SampleStates, Unblock
 from mdcluster.core.env import Env
@@ -77,8 +79,25 @@ class Replica:
         self._passed: dict[str, set[DeviceId]] = {}
         self._leaving: set[str] = set()  # the driver is stopping them
         self._starting: set[str] = set()  # started here, writes held until the release
+        self._inherited: set[str] = set()  # run since before this process, not yet applied here
+        self._unsure: set[str] = set()  # inherited, not yet released here: anything may be held
         self._digest: int | None = None
         self._gone: dict[str, Stamp] = {}  # released arrays: nothing up to there is applied
+
+    def inherit(self, arrays: Iterable[ArrayId]) -> None:
+        """md runs these since before this process began, as an earlier one left them."""
+        self._inherited.update(arrays)
+        self._unsure.update(arrays)
+
+    @property
+    def catching_up(self) -> list[str]:
+        """Inherited arrays that have not got the newest commit yet."""
+        return sorted(key for key in self._inherited if key in self._ledger.entries)
+
+    @property
+    def unknown(self) -> list[str]:
+        """Inherited arrays that no commit known here is about."""
+        return sorted(key for key in self._inherited if key not in self._ledger.entries)
 
     # --- persist -------------------------------------------------------------------------
 
@@ -173,6 +192,7 @@ class Replica:
             self._note_start(entry.state)
             self._note_failures(entry.state)
             self.states[ev.key] = entry.state
+        self._inherited.discard(ev.key)
         self._applied_hook(entry)
         self._try_release(ev.key)
         return entry
@@ -198,6 +218,7 @@ class Replica:
         old = self.states.get(new.uuid)
         if self._env.me not in new.running:
             self._starting.discard(new.uuid)
+            self._unsure.discard(new.uuid)
         elif old is None or self._env.me not in old.running:
             self._starting.add(new.uuid)
 
@@ -208,6 +229,8 @@ class Replica:
             self._held_by.pop(new.uuid, None)
             return
         was_good = self._passed.pop(new.uuid, set()) | (_good(old) if old is not None else set())
+        if new.uuid in self._inherited:
+            was_good |= {m.device for m in new.members}
         for device in was_good - _good(new):
             self._held_by.setdefault(new.uuid, set()).add(device)
 
@@ -236,6 +259,15 @@ class Replica:
         self._held_by.pop(array, None)
         self._unlocking.pop(array, None)
         self._starting.discard(array)
+        self._inherited.discard(array)
+        self._unsure.discard(array)
+        self._goes_on(array)
+
+    def kept(self, array: ArrayId) -> None:
+        """The array was to be left, and runs on after all."""
+        self._goes_on(array)
+
+    def _goes_on(self, array: ArrayId) -> None:
         self._leaving.discard(array)
         entry = self._applying.get(array)
         if entry is not None:
@@ -248,7 +280,9 @@ class Replica:
 
     def failures_pending(self, array: ArrayId) -> bool:
         """Whether writes of this array are held by a failure here."""
-        return bool(self._held_by.get(array)) or array in self._unlocking
+        if array in self._unlocking or array in self._unsure:
+            return True
+        return bool(self._held_by.get(array))
 
     def on_release(self, msg: Release) -> None:
         if msg.stamp > self._release_to.get(msg.key, ZERO):
@@ -274,15 +308,18 @@ class Replica:
         state = self.states.get(key)
         if state is None:
             return
+        held = self._held_by.setdefault(key, set())
         done = {
             device
-            for device in self._held_by.get(key, set())
+            for device in held
             if (m := state.member(device)) is None or m.state is MemberState.FAULTY
         }
         started = key in self._starting
+        unsure = key in self._unsure
         self._starting.discard(key)
-        if done or (started and self._held_by.get(key)):
-            self._held_by[key] -= done
+        self._unsure.discard(key)
+        if done or unsure or (started and held):
+            held -= done
             self._begin_unlocking(state.uuid, done)
         elif started:
             self._env.emit(Activate(state.uuid))

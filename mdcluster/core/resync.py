@@ -261,6 +261,11 @@ class Pass:
         if not self.done:
             self._holds.joined(life)
 
+    def on_restarted(self, life: Life) -> None:
+        """Its daemon has started again and has reported: what was said to it is said once more."""
+        if not self.done:
+            self._holds.restarted(life, self._complete)
+
     def _copied_members(self, state: ArrayState) -> frozenset[DeviceId]:
         recovering = self.kind is SyncKind.RECOVER
         return frozenset(

@@ -85,5 +85,10 @@ def _waiting(node: "Node") -> list[tuple[str, str]]:
     elif node.membership.holding_all and node.replica.states:
         name = node.env.name_of(writer)
         out.append((CLUSTER_KEY, f"{node.env.name} holds its writes: no I/O lease from {name}"))
+    for array in node.replica.catching_up:
+        out.append((array, "runs since before this daemon started; held until it has caught up"))
+    for array in node.replica.unknown:
+        why = "md of this host runs it, but no commit known here is about it: its writes are held"
+        out.append((array, f"{why}; stop it with mdadm --stop unless a commit is on its way"))
     out.extend((array, f"left here: {why}") for array, why in node.departures.left.items())
     return out

@@ -39,7 +39,10 @@ def life_of(node: NodeId, boot: int) -> Life:
 
 
 class Host(Md):
-    """`name` is the node's UUID as well; a second life has boot id 2, and so on."""
+    """`name` is the node's UUID as well; a second life has boot id 2, and so on.
+
+    outlives: md and the life go on without the daemon, as in a kernel; else they end with it.
+    """
 
     def __init__(
         self, world: World, name: str, lines: tuple[ev.Line, ...], local_fault: str, seed: int
@@ -53,7 +56,10 @@ class Host(Md):
         self.frozen = False
         self.limits = SyncLimits()
         self.serial_holds = False
+        self.outlives = False
+        self.starts = 0
         self.wipe()
+        self.reset_md()
         self._reset()
 
     def wipe(self) -> None:
@@ -75,14 +81,18 @@ class Host(Md):
         self.parking: set[str] = set()
         self.parked: list[tuple[tuple[str, str], fx.Effect]] = []
         self.watchdog = Watchdog(self)
-        self.reset_md()
         self.problems: dict[str, str] = {}  # kind of effect -> what goes wrong with the next
 
     # --- life ----------------------------------------------------------------------------
 
     def start(self) -> None:
-        self.boots += 1
-        self.life = life_of(self.node, self.boots)
+        """A new life, or a new daemon of one whose md runs on."""
+        inherited = self.inherit() if self.runs_md else ()
+        if not self.runs_md:
+            self.boots += 1
+            self.life = life_of(self.node, self.boots)
+            self.runs_md = True
+        self.starts += 1
         self._reset()
         self.core = Node(
             self.life,
@@ -100,14 +110,28 @@ class Host(Md):
             local_fault=self.local_fault,
             limits=self.limits,
             serial_holds=self.serial_holds,
+            start=self.starts,
+            inherited=inherited,
+            outlives=self.outlives,
         )
         self.take(self.core.start())
         self.world.host_up(self)
+        for array, device in self.still_blocked():
+            self.event(ev.MemberFailed(array, device, "write error"))
 
     def kill(self) -> None:
+        """The process ends, and with it md if it lives there."""
         self.core, self.frozen = None, False
         self.world.host_down(self)
         self._reset()
+        if not self.outlives:
+            self.reset_md()
+
+    def power_off(self) -> None:
+        """The whole host ends."""
+        if self.core is not None:
+            self.kill()
+        self.reset_md()
 
     def thaw(self) -> None:
         self.frozen = False
@@ -145,9 +169,9 @@ class Host(Md):
         if isinstance(effect, fx.SetTimer):
             if effect.at_ms != self.timer_ms:
                 self.timer_ms = effect.at_ms
-                life = self.life
+                start = self.starts
                 delay_ms = max(effect.at_ms - self.world.now_ms, 0)
-                self.world.later(delay_ms, lambda: self._tick(life, effect.at_ms))
+                self.world.later(delay_ms, lambda: self._tick(start, effect.at_ms))
             return
         if isinstance(effect, fx.OpenGate):
             known = self.gate_open and self.gate_term == effect.term
@@ -160,8 +184,8 @@ class Host(Md):
             self.watchdog.allow(effect.until_ms)
         self._note(effect)
 
-    def _tick(self, life: Life, at_ms: int) -> None:
-        if life == self.life and self.timer_ms == at_ms:
+    def _tick(self, start: int, at_ms: int) -> None:
+        if start == self.starts and self.timer_ms == at_ms:
             self.timer_ms = None
             self.event(ev.Tick())
 
@@ -169,7 +193,9 @@ class Host(Md):
         self.world.note(f"{self.node}: {words.effect(effect)}")
 
     def _send(self, effect: fx.Send) -> None:
-        parcel = Parcel(self.life, effect.to, effect.message)
+        to = self.world.hosts.get(str(effect.to))
+        start = to.starts if to is not None and to.outlives else None
+        parcel = Parcel(self.life, effect.to, effect.message, start)
         self.world.note(parcel.text)
         self.world.send(parcel)
 
@@ -241,10 +267,10 @@ class Host(Md):
         self.event(ev.FenceWaits(life, why, heard_ms))
 
     def _later(self, call: Callable[[], None]) -> None:
-        life = self.life
+        start = self.starts
 
         def alive() -> None:
-            if self.core is not None and life == self.life:
+            if self.core is not None and start == self.starts:
                 call()
 
         self.world.later(STEP_MS, alive)

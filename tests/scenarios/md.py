@@ -10,6 +10,7 @@ from typing import Any
 from mdcluster.core import effects as fx
 from mdcluster.core import events as ev
 from mdcluster.core.geometry import end_sectors
+from mdcluster.core.holds import WHOLE_SECTORS
 from mdcluster.core.model import LOOKING, ZERO, ArrayId, ArrayState, DeviceId, SyncKind
 from tests.scenarios import words
 from tests.scenarios.script import ScenarioError
@@ -23,6 +24,7 @@ class Md(Peer):
     world: World
 
     def reset_md(self) -> None:
+        self.runs_md = False
         self.md = {}
         self.holds = {}
         self.holding_all = False
@@ -31,6 +33,17 @@ class Md(Peer):
         self.unseen: set[ArrayId] = set()  # arrays with a failed write md has not reported
         self.syncing: dict[ArrayId, tuple[SyncKind, int]] = {}
         self.busy_arrays: set[ArrayId] = set()
+
+    def inherit(self) -> tuple[ArrayId, ...]:
+        """A new daemon takes over what runs: all of it held, nothing copied."""
+        for array in self.md:
+            self.holds[array] = (0, WHOLE_SECTORS)
+        self.syncing.clear()
+        return tuple(self.md)
+
+    def still_blocked(self) -> list[tuple[ArrayId, DeviceId]]:
+        """Members that hold writes, which md tells a new daemon again."""
+        return [(array, device) for array in self.md for device in self.blocked.get(array, ())]
 
     # --- the members -----------------------------------------------------------------------
 
@@ -103,6 +116,8 @@ class Md(Peer):
         return ev.Applied(effect.entry.key, effect.entry.stamp, problem)
 
     def _leave(self, effect: fx.LeaveArray, problem: str) -> ev.Event:
+        if effect.array in self.busy_arrays and not effect.force:
+            return ev.ArrayKept(effect.array, "it is open by 1 client(s)")
         self.md.pop(effect.array, None)
         return ev.ArrayLeft(effect.array, self.clean(effect.array))
 

@@ -169,7 +169,7 @@ class Nature:
     def do_fence_confirms(self, name: str) -> None:
         """fence-confirms a: the dead lives of host a have ended for certain."""
         host = self._host(name)
-        last = host.boots if host.core is None else host.boots - 1
+        last = host.boots - 1 if host.runs_md else host.boots
         for boot in range(1, last + 1):
             life = life_of(host.node, boot)
             self.world.fence_works.add(life)

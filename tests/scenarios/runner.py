@@ -92,9 +92,9 @@ class Runner(Nature, Changes):
     # --- hosts ---------------------------------------------------------------------------
 
     def do_nodes(self, *names: str) -> None:
-        """nodes a b c [s=spectator] [local-fault=leave] [serial-holds=yes]: the lines of
-        clusterips; none runs yet."""
-        policy, serial_holds = "fail", False
+        """nodes a b c [s=spectator] [local-fault=leave] [serial-holds=yes] [md=kernel]: the lines
+        of clusterips; none runs yet. md=kernel: arrays, and lives, outlive their daemons."""
+        policy, serial_holds, outlives = "fail", False, False
         lines: list[Line] = []
         for word in names:
             name, _, option = word.partition("=")
@@ -102,6 +102,8 @@ class Runner(Nature, Changes):
                 policy = option
             elif name == "serial-holds":
                 serial_holds = option == "yes"
+            elif name == "md":
+                outlives = option == "kernel"
             else:
                 # The first outranks the others, so that a script knows who is elected.
                 lines.append(Line(name, option == "spectator", 100 if lines else 200))
@@ -109,6 +111,7 @@ class Runner(Nature, Changes):
             host = Host(self.world, line.name, tuple(lines), policy, index + 1)
             host.limits = SyncLimits(window_start_sectors=WINDOW_SECTORS)
             host.serial_holds = serial_holds
+            host.outlives = outlives
             self.hosts[line.name] = self.world.hosts[line.name] = host
 
     def do_start(self, *names: str) -> None:
@@ -135,7 +138,16 @@ class Runner(Nature, Changes):
         del self.out[before:]
 
     def do_kill(self, name: str) -> None:
+        """kill a: its daemon; with md=kernel the host's arrays run on."""
         self._live(name).kill()
+
+    def do_power_off(self, name: str) -> None:
+        """power-off a: the whole host, its daemon dead or not."""
+        self._host(name).power_off()
+
+    def do_md_stops(self, name: str, array: str) -> None:
+        """md-stops a r0: somebody stops the array by hand."""
+        del self._host(name).md[m.ArrayId(array)]
 
     def do_freeze(self, name: str) -> None:
         """freeze a: the process stands still; what is sent to it waits."""
@@ -205,7 +217,7 @@ class Runner(Nature, Changes):
 
     def _role(self, host: Host) -> str:
         if host.core is None:
-            return "dead"
+            return "no daemon" if host.runs_md else "dead"
         if host.frozen:
             return "frozen"
         view = host.core.view()
@@ -286,6 +298,12 @@ class Runner(Nature, Changes):
 
     def is_done(self, proposal: str) -> bool:
         return any(f": Answer {proposal} done" in x for x in self.log)
+
+    def is_holds(self, array: str, name: str) -> bool:
+        """holds r0 a: some writes of the array are held there, by whatever."""
+        host = self._host(name)
+        lo, hi = host.holds.get(m.ArrayId(array), (0, 0))
+        return host.holding_all or lo < hi or m.ArrayId(array) in host.pending
 
     def is_holding(self, name: str) -> bool:
         return self._host(name).holding_all

@@ -111,7 +111,7 @@ _EFFECTS: dict[type, Callable[[Any], str]] = {
     ),
     fx.ForgetPrepared: _no,
     fx.Apply: _stamped,
-    fx.LeaveArray: lambda e: e.array,
+    fx.LeaveArray: lambda e: e.array + ("" if e.force else " if not in use"),
     fx.Unblock: lambda e: " ".join([e.array, *e.devices]),
     fx.SampleStates: lambda e: e.array,
     fx.Activate: lambda e: e.array,
@@ -127,7 +127,7 @@ _EFFECTS: dict[type, Callable[[Any], str]] = {
     fx.StopSync: lambda e: e.array,
     fx.Fence: lambda e: life(e.life),
     fx.Answer: lambda e: f"{e.proposal} {e.state}" + (f": {e.text}" if e.text else ""),
-    fx.Stopped: _no,
+    fx.Stopped: lambda e: "leaving " + " ".join(e.running) if e.running else "",
     fx.Notify: lambda e: " ".join([e.kind, *(f"{k}={v}" for k, v in e.facts)]),
 }
 

@@ -51,6 +51,7 @@ class Parcel:
     sender: Life
     to: NodeId
     message: Message
+    to_start: int | None  # at which daemon of the receiver's life it was connected, if it matters
 
     @property
     def text(self) -> str:
@@ -62,6 +63,9 @@ class Peer:
 
     name: str
     life: Life
+    starts: int
+    outlives: bool
+    runs_md: bool
     core: Node | None
     frozen: bool
     md: dict[ArrayId, ArrayState]
@@ -138,15 +142,15 @@ class World:
         if (str(parcel.sender.node), str(parcel.to)) in self.cuts:
             return
         host = self.hosts.get(str(parcel.to))
-        if host is not None:
+        if host is not None and parcel.to_start in (None, host.starts):
             host.event(Received(parcel.sender, parcel.message))
 
     def host_up(self, up: Peer) -> None:
         """A process has begun: the mesh tells both sides, unless cut."""
         for host in self.hosts.values():
             if host is not up and host.core is not None and not self._cut(up, host):
-                host.event(PeerUp(up.life, up.name))
-                up.event(PeerUp(host.life, host.name))
+                host.event(PeerUp(up.life, up.name, up.starts))
+                up.event(PeerUp(host.life, host.name, host.starts))
 
     def host_down(self, down: Peer) -> None:
         """Its connections are reset."""
@@ -157,8 +161,8 @@ class World:
     def meet(self, a: Peer, b: Peer) -> None:
         """A link that was cut works again: hello."""
         if a.core is not None and b.core is not None:
-            a.event(PeerUp(b.life, b.name))
-            b.event(PeerUp(a.life, a.name))
+            a.event(PeerUp(b.life, b.name, b.starts))
+            b.event(PeerUp(a.life, a.name, a.starts))
 
     def _cut(self, a: Peer, b: Peer) -> bool:
         there, back = (str(a.life.node), str(b.life.node)), (str(b.life.node), str(a.life.node))
@@ -175,7 +179,7 @@ class World:
     def check_copy(self, writer: Peer, array: ArrayId, lo: int, hi: int) -> None:
         """While [lo, hi) is copied nobody else may write there."""
         for host in self.hosts.values():
-            if host is writer or host.core is None or array not in host.md:
+            if host is writer or not host.runs_md or array not in host.md:
                 continue
             held_lo, held_hi = host.holds.get(array, (0, 0))
             if not host.holding_all and not held_lo <= lo < hi <= held_hi:
