@@ -11,7 +11,7 @@ import dataclasses
 import importlib.metadata
 import logging
 import secrets
-import uuid
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,10 @@ from mdcluster.config.identity import StateLock, load_or_create
 from mdcluster.config.settings import Settings
 from mdcluster.control.server import ControlServer
 from mdcluster.core.events import Line, LinesChanged, ShutdownAsked
-from mdcluster.core.model import CLUSTER_KEY, Life, NodeId
+from mdcluster.core.model import CLUSTER_KEY, ArrayId, ArrayState, Life, NodeId
 from mdcluster.core.node import Node
 from mdcluster.core.timing import digest, withhold_after
+from mdcluster.core.view import NodeView
 from mdcluster.core.windows import SyncLimits
 from mdcluster.daemon.peers import Peers, line_of, lines_of
 from mdcluster.daemon.sdnotify import SystemdNotifier
@@ -33,7 +34,8 @@ from mdcluster.fence.chain import FenceChain
 from mdcluster.fence.process import ProcessLock
 from mdcluster.fence.watchdog import NoWatchdog, Watchdog, watchdog_of
 from mdcluster.gate import Gate, boottime_ms
-from mdcluster.md.embedded import EmbeddedDriver
+from mdcluster.md.driver import MdDriver
+from mdcluster.md.open import open_md
 from mdcluster.members import Members
 from mdcluster.mesh.hello import Hello
 from mdcluster.mesh.mesh import Mesh
@@ -75,6 +77,7 @@ class Service:
         self._observer = observe.Log()
         self._stop = asyncio.Event()
         self._runtime: Runtime | None = None
+        self._view: Callable[[], NodeView] | None = None
         self._mesh: Mesh | None = None
         self._peers: Peers | None = None
         self._hello: Hello | None = None
@@ -134,33 +137,36 @@ class Service:
             log.warning("%s", store.torn)
         lease_before_ms = store.lease_before_ms
         starts = self._enter_start(store)
-        # The arrays of the embedded driver live and die with this process, so it is a boot.
-        me = Life(NodeId(str(identity.node)), str(uuid.uuid4()))
-        process_lock = ProcessLock.hold(settings.paths.lock_dir, me)
-        owned.callback(self._release, process_lock)
         watchdog = watchdog_of(settings.fence.watchdog, settings.timing)
         owned.callback(self._close_watchdog, watchdog)
-
         gate = Gate()
+        md = open_md(settings, gate.check)
+        driver, me = md.driver, Life(NodeId(str(identity.node)), md.boot_id)
+        if not driver.outlives_daemon:  # else the end of this process would prove nothing
+            owned.callback(self._release, ProcessLock.hold(settings.paths.lock_dir, me))
         owned.callback(gate.shut)
-        driver = EmbeddedDriver(
-            _directory(settings.paths.nbd_dir, "nbd_dir"),
-            gate.check,
-            write_deadline_ms=settings.timing.write_deadline_ms,
-        )
-        node = self._core(me, store, lease_before_ms, driver.serial_holds)
+        entries = [record.entry for record in store.memory.entries.values()]
+        known = [e.state for e in entries if isinstance(e.state, ArrayState)]
+        inherited = await driver.inherit(known)
+        node = self._core(me, store, lease_before_ms, starts, driver, inherited)
         members = Members(
             me.node, gate, settings.driver.members, settings.timing, lambda: node.ledger.entries
         )
         owned.push_async_callback(self._close_devices, driver, members)
         runtime = self._runtime_of(me, node, gate, store, watchdog)
-        arrays = LocalArrays(me, driver, members, spectator=line.spectator)
+        arrays = LocalArrays(me, driver, members, spectator=line.spectator, known=known)
         fences = FenceChain(providers(settings))
         executor = Executor(
-            driver, LocalMembers(members), arrays, fences, runtime.feed, runtime.broken
+            driver,
+            LocalMembers(members),
+            arrays,
+            fences,
+            runtime.feed,
+            runtime.broken,
+            inherited=inherited,
         )
         owned.push_async_callback(runtime.close)
-        self._runtime = runtime
+        self._runtime, self._view = runtime, node.view
         await self._open_doors(
             owned, me, starts, executor, self._handler(runtime, node, driver, members)
         )
@@ -194,7 +200,15 @@ class Service:
             wait_s = withhold_after(timing, before_ms) / 1000
             asyncio.get_running_loop().call_later(wait_s, runtime.remember, record)
 
-    def _core(self, me: Life, store: Store, lease_before_ms: int, serial_holds: bool) -> Node:
+    def _core(
+        self,
+        me: Life,
+        store: Store,
+        lease_before_ms: int,
+        start: int,
+        driver: MdDriver,
+        inherited: tuple[ArrayId, ...],
+    ) -> Node:
         settings, place, memory = self._settings, self._place, store.memory
         return Node(
             me,
@@ -212,7 +226,10 @@ class Service:
             local_fault=settings.policy.local_fault,
             limits=_sync_limits(settings),
             lease_before_ms=lease_before_ms,
-            serial_holds=serial_holds,
+            serial_holds=driver.serial_holds,
+            start=start,
+            inherited=inherited,
+            outlives=driver.outlives_daemon,
         )
 
     def _runtime_of(
@@ -233,9 +250,7 @@ class Service:
         runtime.on_formed = self._say_hello
         return runtime
 
-    def _handler(
-        self, runtime: Runtime, node: Node, driver: EmbeddedDriver, members: Members
-    ) -> Handler:
+    def _handler(self, runtime: Runtime, node: Node, driver: MdDriver, members: Members) -> Handler:
         around = Surroundings(
             driver,
             members.registry,
@@ -290,7 +305,7 @@ class Service:
     def _peer_up(self, hello: Hello) -> None:
         assert self._runtime is not None
         self._observer.name(NodeId(hello.node), hello.name)
-        self._runtime.peer_up(hello.node, hello.boot_id, hello.name)
+        self._runtime.peer_up(hello.node, hello.boot_id, hello.name, hello.boot_count)
 
     def _say_hello(self) -> None:
         """HELLO says whether this node knows a committed voter set, and what its file proposes."""
@@ -318,8 +333,21 @@ class Service:
             log.warning("not stopped in order within %g s; ending all the same", STOP_DEADLINE_S)
         elif runtime.fault is None:
             log.info("stopped in order")
+            self._tell_left_running(runtime)
 
-    async def _close_devices(self, driver: EmbeddedDriver, members: Members) -> None:
+    def _tell_left_running(self, runtime: Runtime) -> None:
+        if not runtime.left_running:
+            return
+        states = self._view().states if self._view is not None else ()
+        known = {state.uuid: state.name for state in states}
+        names = ", ".join(known.get(array, array) for array in runtime.left_running)
+        log.warning(
+            "in use and left running: %s; the other nodes wait for this one there, and its host is "
+            "reset by its watchdog unless mdclusterd is started again",
+            names,
+        )
+
+    async def _close_devices(self, driver: MdDriver, members: Members) -> None:
         """Cut clients off and wait until nothing that was sent to a device can still land."""
         self._quiet = False
         try:
@@ -354,17 +382,6 @@ class Service:
                 self._notifier.tell("WATCHDOG=1")
             steps = runtime.steps
             await asyncio.sleep(self._notifier.watchdog_s / 3)
-
-
-def _directory(path: Path, key: str) -> Path:
-    """Made if need be, for root only: whoever reaches the sockets in it reads the arrays."""
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"directory {path} cannot be made: {error.strerror}; check [paths] {key}"
-        ) from None
-    return path
 
 
 def _core_lines(file: ClusterFile) -> tuple[Line, ...]:

@@ -221,7 +221,7 @@ _SECTIONS: dict[str, _Checks] = {
     "cluster": {"name": _name},
     "timing": {f.name: _integer(*limits(f.name)) for f in fields(Timing)},
     "paths": {f.name: _path for f in fields(Paths)},
-    "driver": {"kind": _choice("embedded"), "members": _globs},
+    "driver": {"kind": _choice("embedded", "kernel"), "members": _globs},
     "policy": {"local_fault": _choice("fail", "leave")},
     "resync": {
         "speed_max_kib": _integer(0, SPEED_KIB_MAX),

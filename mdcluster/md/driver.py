@@ -109,6 +109,30 @@ class MdDriver(Protocol):
     def serial_holds(self) -> bool:
         """Whether this node may move a hold only while no other one does (kernels before 6.7)."""
 
+    @property
+    def outlives_daemon(self) -> bool:
+        """Whether arrays run on when this process ends, and are found again by `inherit`."""
+
+    async def inherit(self, states: Iterable[ArrayState]) -> tuple[ArrayId, ...]:
+        """Take over, once, before anything else, what an earlier process left running here.
+
+        states: what is known of this cluster's arrays. Returns those that were taken over, by now
+        in `arrays`; one that runs and is not among the states is told of in the log, and taken
+        over if the driver can. When it returns, for each of them:
+
+        * every write is held, as by `hold` of the whole array, and no other range is asked for;
+          those in flight may still be under way (a failed one never returns before it is
+          released). Until then what was held before is held without a gap;
+        * nothing is copied, as by `stop_sync`: the last write of a copying has returned, however
+          long that takes. md would go on up to the last `limit_sync`;
+        * reads are pinned; nothing is released: no `unblock`, no `activate` before it is asked for;
+        * its bitmap slot, and all in it, is as it was.
+
+        A member that holds writes (blocked, or with unacknowledged errors, `faulty` or not) is
+        reported once more by `member_failed`, to who listens after this. DriverError: md cannot be
+        made to hold still; this process must not go on.
+        """
+
     async def assemble(
         self,
         state: ArrayState,
@@ -238,7 +262,7 @@ class MdDriver(Protocol):
     def listen(self, events: DriverEvents) -> None: ...
 
     async def close(self) -> None:
-        """Stop all arrays by force."""
+        """Stop all arrays by force; where they outlive this process, only let go of them."""
 
 
 GateCheck = Callable[[], None]

@@ -85,6 +85,15 @@ class EmbeddedDriver:
 
     # --- start and stop ---------------------------------------------------------------------
 
+    @property
+    def outlives_daemon(self) -> bool:
+        """They live in this process."""
+        return False
+
+    async def inherit(self, states: Iterable[ArrayState]) -> tuple[ArrayId, ...]:
+        """Nothing runs in a process that has just begun."""
+        return ()
+
     async def assemble(
         self,
         state: ArrayState,

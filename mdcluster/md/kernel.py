@@ -78,6 +78,7 @@ class KernelDriver:
         self._workers = Workers()
         self._arrays: dict[ArrayId, _Running] = {}
         self._listeners: list[DriverEvents] = []
+        self._unwatched: list[Watch] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -112,7 +113,7 @@ class KernelDriver:
             await self._run(array, partial(array.inherit, notes), 2 * self._deadline_ms)
             running = _Running(array, Watch(array, self._reporter(state.uuid)))
             self._arrays[state.uuid] = running
-            running.watch.start()
+            self._unwatched.append(running.watch)
         return tuple(self._arrays)
 
     # --- start and stop ------------------------------------------------------------------------
@@ -377,7 +378,11 @@ class KernelDriver:
         return tuple(self._arrays)
 
     def listen(self, events: DriverEvents) -> None:
+        """Each failure is told once: what was taken over is watched from the first listener on."""
         self._listeners.append(events)
+        unwatched, self._unwatched = self._unwatched, []
+        for watch in unwatched:
+            watch.start()
 
     def device_path(self, array: ArrayId) -> str:
         """Where programs find it on this node."""

@@ -15,7 +15,7 @@ Whatever has an answer gets exactly one, also when the work ends in an error: th
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Hashable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -46,6 +46,7 @@ from mdcluster.core.effects import (
 )
 from mdcluster.core.events import (
     Applied,
+    ArrayKept,
     ArrayLeft,
     BitsSet,
     Event,
@@ -86,13 +87,18 @@ class Executor:
         fencing: Fencing,
         feed: Feed,
         broken: Callable[[BaseException], None],
+        *,
+        inherited: Iterable[ArrayId] = (),
     ) -> None:
+        """inherited: arrays that the driver took over from an earlier process."""
         self._driver = driver
         self._members = members
         self._fencing = fencing
         self._feed = feed
         self._queues = Queues(broken)
         self._arrays = StandingArrays(driver, applier, self._queues.put)
+        for array in inherited:
+            self._arrays.inherit(array)
         self._not_started: dict[ArrayId, str] = {}  # why the last StartSync failed
         self._stops: dict[ArrayId, int] = {}  # StopSyncs so far: a LimitSync before one is void
         self._starters = self._table()
@@ -201,8 +207,14 @@ class Executor:
         self._feed(Applied(entry.key, entry.stamp, problem))
 
     async def _leave(self, effect: LeaveArray) -> None:
-        """An array that cannot be stopped takes the node with it: others count on it."""
-        clean = await self._arrays.leave(effect.array)
+        """An array that cannot be stopped by force takes the node with it: others count on it."""
+        try:
+            clean = await self._arrays.leave(effect.array, force=effect.force)
+        except FORESEEN as error:
+            if effect.force:
+                raise
+            self._feed(ArrayKept(effect.array, text_of(error)))
+            return
         self._feed(ArrayLeft(effect.array, clean))
 
     def _begin_prepare(self, effect: PrepareDevices) -> None:

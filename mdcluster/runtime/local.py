@@ -3,7 +3,7 @@
 Thin: what is decided is in :mod:`mdcluster.md.plan`, what is written in :mod:`mdcluster.members`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mdcluster.core.effects import (
     DropNonces,
@@ -80,13 +80,25 @@ class LocalArrays:
     """Brings the driver to committed states; :class:`mdcluster.runtime.ports.Applier`."""
 
     def __init__(
-        self, me: Life, driver: MdDriver, members: Members, *, spectator: bool = False
+        self,
+        me: Life,
+        driver: MdDriver,
+        members: Members,
+        *,
+        spectator: bool = False,
+        known: Iterable[ArrayState] = (),
     ) -> None:
+        """known: the arrays as persisted when this process began.
+
+        A slot that one of them gives to this life may be in use, or have been, by an earlier
+        process of it: its bits may be the only ones that tell what differs.
+        """
         self._me = me
         self._driver = driver
         self._members = members
         self._spectator = spectator
-        self._used_slots: set[tuple[ArrayId, int]] = set()
+        slots = ((state.uuid, state.slot_of(me)) for state in known)
+        self._used_slots = {(array, slot.index) for array, slot in slots if slot is not None}
 
     async def apply(self, state: ArrayState, before_run: BeforeRun) -> None:
         """Once more, if need be: a plan carried out half goes on where it stopped."""
@@ -119,8 +131,8 @@ class LocalArrays:
             self._used_slots.add((state.uuid, slot.index))
         return self._members.slot_offset_sectors(state, slot.index)
 
-    async def leave(self, array: ArrayId) -> bool:
-        """Stop it, whoever uses it; returns when nothing sent to its members can still land."""
+    async def leave(self, array: ArrayId, *, force: bool) -> bool:
+        """Stop it; returns when nothing sent to its members can still land."""
         if array not in self._driver.arrays():
             return True
-        return await self._driver.stop(array, force=True)
+        return await self._driver.stop(array, force=force)

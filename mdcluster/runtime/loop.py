@@ -41,7 +41,7 @@ from mdcluster.core.events import (
     Tick,
 )
 from mdcluster.core.messages import MESSAGES, Message
-from mdcluster.core.model import CLUSTER_KEY, Life, NodeId
+from mdcluster.core.model import CLUSTER_KEY, ArrayId, Life, NodeId
 from mdcluster.errors import MdclusterError
 from mdcluster.fence.watchdog import NoWatchdog
 from mdcluster.gate import Gate, boottime_ms
@@ -105,6 +105,7 @@ class Runtime:
         self.fault: BaseException | None = None
         self.steps = 0
         self.stopped_in_order = False
+        self.left_running: tuple[ArrayId, ...] = ()
         self.persist_problem = ""
         self.formed = False
         self.on_formed: Callable[[], None] = _nothing
@@ -214,10 +215,10 @@ class Runtime:
 
     # From the mesh.
 
-    def peer_up(self, node: str, boot_id: str, name: str) -> None:
+    def peer_up(self, node: str, boot_id: str, name: str, start: int) -> None:
         life = Life(NodeId(node), boot_id)
         self.lives[node] = life
-        self.feed(PeerUp(life, name))
+        self.feed(PeerUp(life, name, start))
 
     def peer_down(self, node: str) -> None:
         self.lives.pop(node, None)
@@ -302,6 +303,7 @@ class Runtime:
 
     def _on_stopped(self, effect: Stopped) -> None:
         self.stopped_in_order = True
+        self.left_running = effect.running
         self.ended.set()
 
     def persisted(self, effect: PersistPromise | PersistEntry) -> None:

@@ -63,10 +63,11 @@ class Applier(Protocol):
         before_run: called if it starts the array, before anybody can use it.
         """
 
-    async def leave(self, array: ArrayId) -> bool:
-        """Stop the array, open or not; True if every write was finished on every member.
+    async def leave(self, array: ArrayId, *, force: bool) -> bool:
+        """Stop the array; True if every write was finished on every member.
 
         Returns when nothing that was sent to a member can still land, however long that takes.
+        Without force: :class:`mdcluster.md.driver.ArrayBusyError` while it is in use.
         """
 
 

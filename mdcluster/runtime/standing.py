@@ -3,7 +3,8 @@
 An array may be set up again within the life of this process: after a stop that was prepared and
 never committed, or when a state could not be applied at once. Rules of this file:
 
-* holds, pinned reads and held writes are in force again before anybody can use it;
+* holds, pinned reads and held writes are in force again before anybody can use it; what was
+  inherited from an earlier process is held whole until something else is asked for;
 * it goes on writing by itself only if it was activated before, and no member was failed since;
 * prepared to be stopped, it stays stopped whatever else its writer commits, until that writer
   commits the stop, gives it up or asks for new devices, or a later term commits anything;
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from mdcluster.core.geometry import array_size_sectors
 from mdcluster.core.model import ArrayId, ArrayState, DeviceId, Entry, MemberState
 from mdcluster.errors import MdclusterError
 from mdcluster.md.driver import MdDriver
@@ -45,7 +47,7 @@ class _Standing:
     """One array that this node runs, or is about to run or to stop."""
 
     state: ArrayState | None = None  # the last one that was to be applied
-    held_sectors: tuple[int, int] = (0, 0)
+    held_sectors: tuple[int, int] | None = (0, 0)  # None: all there are
     pinned: bool = True
     activated: bool = False
     clean: bool = True  # no stop so far has left a write unfinished
@@ -72,6 +74,10 @@ class StandingArrays:
         self._standing: dict[ArrayId, _Standing] = {}
         self._stops: dict[int, ArrayId] = {}  # prepared stops by op, refused ones included
         self.holding_all = False
+
+    def inherit(self, array: ArrayId) -> None:
+        """Immediate: the driver has taken it over, and holds all of it."""
+        self._standing[array] = _Standing(held_sectors=None)
 
     def close(self) -> None:
         """Immediate: try nothing again."""
@@ -126,15 +132,19 @@ class StandingArrays:
     async def _before_run(self, array: ArrayId) -> None:
         """Nobody can use it yet; a HoldAll that comes from now on finds it among the arrays."""
         one = self._standing[array]
-        lo_sectors, hi_sectors = one.held_sectors
+        assert one.state is not None
+        lo_sectors, hi_sectors = one.held_sectors or (0, array_size_sectors(one.state))
         await self._driver.pin_reads(array, one.pinned)
         await self._driver.hold(array, lo_sectors, hi_sectors)
         await self._driver.hold_all(array, self.holding_all)
 
-    async def leave(self, array: ArrayId) -> bool:
-        """True if every write was finished everywhere. Nothing is set up again afterwards."""
+    async def leave(self, array: ArrayId, *, force: bool) -> bool:
+        """True if every write was finished everywhere. Nothing is set up again afterwards.
+
+        Without force: ArrayBusyError, and nothing is changed, while it is in use.
+        """
         one = self._standing.get(array)
-        clean = await self._applier.leave(array)
+        clean = await self._applier.leave(array, force=force)
         self._drop(array)
         return clean and (one is None or one.clean)
 

@@ -140,7 +140,7 @@ def test_directories_follow_the_run_directory_unless_given() -> None:
         ("[cluster]\nname = 'a b'", "found a string, 'a b'"),
         ("[paths]\nrun_dir = 'run'", "2:1: paths.run_dir: expected an absolute path"),
         ('[paths]\nrun_dir = "/a\\u0000"', "paths.run_dir: expected an absolute path"),
-        ("[driver]\nkind = 'kernel'", 'driver.kind: expected "embedded"'),
+        ("[driver]\nkind = 'kernal'", 'driver.kind: expected "embedded" or "kernel"'),
         ("[driver]\nmembers = '/dev/sd*'", "driver.members: expected an array of up to 256"),
         ("[driver]\nmembers = ['/a', 'b']", "driver.members: expected an absolute path"),
         ("[policy]\nlocal_fault = 'stay'", 'policy.local_fault: expected "fail" or "leave"'),

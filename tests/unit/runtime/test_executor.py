@@ -32,6 +32,7 @@ from mdcluster.core.effects import (
 )
 from mdcluster.core.events import (
     Applied,
+    ArrayKept,
     ArrayLeft,
     BitsSet,
     Event,
@@ -172,8 +173,8 @@ class FakeArrays:
             await before_run(state.uuid)
         self._driver.running = wanted
 
-    async def leave(self, array: ArrayId) -> bool:
-        await self._driver._call("leave")
+    async def leave(self, array: ArrayId, *, force: bool) -> bool:
+        await self._driver._call("leave" if force else "leave if not in use")
         self._driver.running = False
         return True
 
@@ -345,6 +346,46 @@ async def test_hold_all_is_at_once_and_covers_what_starts_later(rig: Rig) -> Non
     await rig.until(applied)
     assert rig.driver.calls == ["apply", "hold_all", "pin_reads", "hold", "hold_all"]
     assert rig.driver.said["hold_all"] == (True,)
+
+
+# --- what an earlier process left running -------------------------------------------------------
+
+
+async def test_an_inherited_array_is_held_whole_until_it_is_told_otherwise(rig: Rig) -> None:
+    rig.executor = Executor(
+        rig.driver,  # type: ignore[arg-type]
+        rig.members,  # type: ignore[arg-type]
+        FakeArrays(rig.driver),
+        rig.fencing,
+        rig._feed,
+        rig._break,
+        inherited=(ARRAY,),
+    )
+    first, applied = apply(2)
+    effect, prepared = stopping()
+    rig.start(first, effect)
+    await rig.until(applied, prepared)
+    rig.start(ForgetPrepared(OP))
+    await rig.when(lambda: "hold_all" in rig.driver.calls)
+    assert rig.driver.said["hold"] == (0, STATE.size_sectors)
+    assert "activate" not in rig.driver.calls
+    rig.start(HoldRange(ARRAY, 0, 0), stopping(OP + 1)[0])
+    await rig.until(Held(ARRAY, 0, 0, True, ""), stopping(OP + 1)[1])
+    rig.driver.calls.clear()
+    rig.start(ForgetPrepared(OP + 1))
+    await rig.when(lambda: "hold_all" in rig.driver.calls)
+    assert rig.driver.said["hold"] == (0, 0)
+
+
+async def test_what_is_not_to_be_left_by_force_is_kept_while_in_use(rig: Rig) -> None:
+    await run_an_array(rig)
+    rig.driver.errors["leave if not in use"] = ArrayBusyError("2 clients")
+    rig.start(LeaveArray(ARRAY, force=False))
+    await rig.until(ArrayKept(ARRAY, "2 clients"))
+    assert rig.driver.running
+    del rig.driver.errors["leave if not in use"]
+    rig.start(LeaveArray(ARRAY, force=False))
+    await rig.until(ArrayLeft(ARRAY, True))
 
 
 # --- prepared stops, and what survives them -----------------------------------------------------

@@ -129,15 +129,15 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 
 async def test_messages_of_peers_reach_the_core_decoded(rig: Rig) -> None:
     rig.runtime.start()
-    rig.runtime.peer_up("peer", "its boot", "b")
+    rig.runtime.peer_up("peer", "its boot", "b", 7)
     rig.runtime.message("peer", CODEC.encode(Query(3)))
     rig.runtime.peer_down("peer")
-    assert rig.core.events == [PeerUp(PEER, "b"), Received(PEER, Query(3)), PeerDown(PEER.node)]
+    assert rig.core.events == [PeerUp(PEER, "b", 7), Received(PEER, Query(3)), PeerDown(PEER.node)]
 
 
 async def test_what_the_codec_refuses_is_counted_and_goes_no_further(rig: Rig) -> None:
     rig.runtime.start()
-    rig.runtime.peer_up("peer", "its boot", "b")
+    rig.runtime.peer_up("peer", "its boot", "b", 7)
     rig.core.events.clear()
     for payload in (b"", b"\xc1", b"\x92\xa5Query\xa1x", b"\x92\xa7Unknown\x01", b"\xff" * 5000):
         rig.runtime.message("peer", payload)

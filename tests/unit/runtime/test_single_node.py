@@ -10,13 +10,13 @@ from mdcluster.core.effects import ForgetPrepared, HoldRange, PrepareDevices
 from mdcluster.core.events import Asked, Line, ShutdownAsked
 from mdcluster.core.model import (
     CLUSTER_KEY,
+    ArrayId,
     ArrayState,
     Change,
     FailMember,
     Life,
     MemberState,
     NodeId,
-    Promise,
     StartArray,
     StopArray,
 )
@@ -63,15 +63,25 @@ class NoMesh:
 class Alone:
     """A cluster of one voter, with everything but a network."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        driver: EmbeddedDriver | None = None,
+        inherited: tuple[ArrayId, ...] = (),
+        state: str = "state",
+    ) -> None:
+        """driver, inherited: of an earlier process of the same life, and what it runs."""
         self.folder = folder
-        self.images = [image(folder, f"disk{n}.img") for n in range(3)]
+        paths = [folder / f"disk{n}.img" for n in range(3)]
+        self.images = [str(p) if p.exists() else image(folder, p.name) for p in paths]
         self.faults = Faults()
         self.gate = Gate()
-        self.driver = EmbeddedDriver(
+        self.driver = driver or EmbeddedDriver(
             folder, self.gate.check, write_deadline_ms=TIMING.write_deadline_ms, faults=self.faults
         )
-        self.store = Store.open(folder / "state", fresh=True)
+        self.store = Store.open(folder / state, fresh=not any((folder / state).iterdir()))
+        memory = self.store.memory
+        known = [r.entry.state for r in memory.entries.values()]
         self.node = Node(
             ME,
             "alone",
@@ -80,11 +90,14 @@ class Alone:
             "digest",
             1,
             spectator=False,
-            promise=Promise(0, None),
-            entries=(),
-            projected={},
+            promise=memory.promise,
+            entries=[record.entry for record in memory.entries.values()],
+            projected=memory.projected,
             cluster_name="lab",
             now_ms=boottime_ms(),
+            start=boottime_ms(),
+            inherited=inherited,
+            outlives=self.driver.outlives_daemon,
         )
         self.members = Members(
             NODE, self.gate, (f"{folder}/*.img",), TIMING, lambda: self.node.ledger.entries
@@ -93,10 +106,16 @@ class Alone:
         self.executor = Executor(
             self.driver,
             LocalMembers(self.members),
-            LocalArrays(ME, self.driver, self.members),
+            LocalArrays(
+                ME,
+                self.driver,
+                self.members,
+                known=[state for state in known if isinstance(state, ArrayState)],
+            ),
             FenceChain([]),
             self.runtime.feed,
             self.runtime.broken,
+            inherited=inherited,
         )
         self.runtime.attach(NoMesh(), self.executor)
         self._asked = 0
