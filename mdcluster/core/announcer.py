@@ -84,8 +84,9 @@ class Announcer:
         self._expect_nothing()
 
     def release_whole(self, complete: int) -> None:
-        """As `release`, this node as well, and whatever was announced before."""
-        self._tell((complete, complete), complete, {*self.others, self._env.me})
+        """As `release`, this node as well (if it runs it), and whatever was announced before."""
+        own = {self._env.me} & set(self._state.running)
+        self._tell((complete, complete), complete, self.others | own)
         self._expect_nothing()
 
     def release_own(self, complete: int) -> None:

@@ -131,7 +131,7 @@ class Departures:
     def not_running(self, array: ArrayId) -> None:
         """Listed, but md does not run it: whether every write was finished nobody knows."""
         self.left[array] = NOT_RUNNING
-        self._env.notify("array_left", array=array, why=NOT_RUNNING)
+        self._env.notify("array_not_running", array=array, why=NOT_RUNNING)
         self.propose_left(array, clean=False)
 
     def array_left(self, ev: ArrayLeft) -> None:
@@ -196,6 +196,8 @@ class Departures:
 
     def shut_down(self) -> None:
         self.shutting_down = True
+        for array in self._replica.inherited:
+            self.kept[array] = "this daemon has not caught up with it"
         self._env.after((SHUTDOWN_TIMER,), SHUTDOWN_MS)
         running = {s.uuid for s in self._replica.states.values() if self._runs_here(s)}
         for array in self._prepared:
@@ -204,12 +206,13 @@ class Departures:
                 self._stop(array, force=not self._outlives)  # perhaps md is starting it right now
 
     def on_shutdown_timer(self) -> None:
-        self._env.emit(Stopped(tuple(sorted({*self.kept, *self._running()}))))
+        self._env.emit(Stopped(self._run_on()))
 
-    def _running(self) -> list[ArrayId]:
-        """What md would run on without this process."""
+    def _run_on(self) -> tuple[ArrayId, ...]:
+        """What md runs on without this process."""
         states = self._replica.states.values() if self._outlives else ()
-        return [state.uuid for state in states if self._runs_here(state)]
+        here = {state.uuid for state in states if self._runs_here(state)}
+        return tuple(sorted(here | self._replica.inherited))
 
     def try_stop(self) -> None:
         """The role has gone (or was never here): first the arrays, then the process."""
@@ -222,4 +225,4 @@ class Departures:
         if going or self._leaving or self._asks.pending or (self.kept and not self._still()):
             return
         self._env.timers.cancel((SHUTDOWN_TIMER,))
-        self._env.emit(Stopped(tuple(sorted(self.kept))))
+        self._env.emit(Stopped(self._run_on()))

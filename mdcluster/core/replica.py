@@ -90,6 +90,11 @@ class Replica:
         self._unsure.update(arrays)
 
     @property
+    def inherited(self) -> frozenset[ArrayId]:
+        """What md was found to run, as long as nothing was applied to it here."""
+        return frozenset(ArrayId(key) for key in self._inherited)
+
+    @property
     def catching_up(self) -> list[str]:
         """Inherited arrays that have not got the newest commit yet."""
         return sorted(key for key in self._inherited if key in self._ledger.entries)
@@ -148,7 +153,9 @@ class Replica:
         return [g.array for g in new]
 
     def is_gone(self, array: ArrayId) -> bool:
-        return array in self._gone and not self._known(array)
+        gone = self._gone.get(array, ZERO)
+        come_again = self._ledger.stamp(array) > gone  # as a new one, not applied here yet
+        return gone > ZERO and not come_again and not self._known(array)
 
     def _forget(self, gone: Gone) -> None:
         """Whoever missed its last commits (a spectator: nothing waits for it) stops it now."""

@@ -27,6 +27,8 @@ _QUIET = frozenset({"sync_moved", "committed"})
 _LOUD = frozenset(
     {
         "apply_failed",
+        "array_kept",
+        "array_not_running",
         "member_failed",
         "node_down",
         "node_suspect",

@@ -26,6 +26,7 @@ from typing import Any
 from mdcluster.core.model import ArrayId, SyncKind
 from mdcluster.daemon import main, service
 from mdcluster.gate import Gate, GateShutError, boottime_ms
+from mdcluster.md import open as opening
 from mdcluster.md.embedded import EmbeddedDriver
 from mdcluster.md.faults import Access, Direction, Faults, Purpose
 from mdcluster.metadata import device
@@ -139,6 +140,6 @@ _OPEN = device._open
 if __name__ == "__main__":
     setattr(device, "_open", watched_open)  # noqa: B010
     setattr(service, "Gate", WatchedGate)  # noqa: B010 - not for sale in the service's interface
-    setattr(service, "EmbeddedDriver", WatchedDriver)  # noqa: B010
+    setattr(opening, "EmbeddedDriver", WatchedDriver)  # noqa: B010
     RECORDER.note("start", at_s=time.time())
     sys.exit(main.main())

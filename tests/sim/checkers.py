@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from mdcluster.core.departures import SHUTDOWN_MS
 from mdcluster.core.effects import Effect, PersistEntry, PersistPromise, Send
-from mdcluster.core.messages import ApplyEntry, ReplicateAck, Vote
+from mdcluster.core.messages import ApplyEntry, ReplicateAck, Report, Vote
 from mdcluster.core.model import (
     CLUSTER_KEY,
     RECENT_MAX,
@@ -145,7 +145,7 @@ class Checkers:
             if disk is not None and not disk.plain:
                 self.fail(f"(3) {newest.name} was released, but {disk.path} is not plain")
         for host in self.world.hosts:
-            array = host.md.arrays.get(uuid) if host.up and not host.spectator else None
+            array = host.md.arrays.get(uuid) if host.md_up and not host.spectator else None
             if array is not None and not array.closing:  # closing: stopped, and only that
                 self.fail(f"(3) {newest.name} was released, but {host.name} runs it")
 
@@ -220,6 +220,10 @@ class Checkers:
             vote: Vote = message  # type: ignore[assignment]
             if vote.granted and host.store.promise.term < vote.term:
                 self.fail(f"(2) {host.name} votes in term {vote.term}, not persisted")
+        elif kind is Report:
+            behind = [a.uuid for a in host.md.arrays.values() if not a.caught_up]
+            if any(array in host.store.entries for array in behind):
+                self.fail(f"(4) {host.name} reports, but has not caught up with {behind}")
         elif kind is ApplyEntry:
             self._called_committed(host, message.entry)  # type: ignore[union-attr]
         second, count = self.sent_in
@@ -274,7 +278,7 @@ class Checkers:
         )
         return 2 * count > sum(1 for voter in cluster.voters if voter.node is not None)
 
-    def stopped(self, host: Host) -> None:
+    def stopped(self, host: Host, kept: tuple[ArrayId, ...]) -> None:
         """A daemon says that it may end: unless its time was out, in order."""
         if host.stop_asked_ms < 0:
             self.fail(f"(9) {host.name} stops unasked")
@@ -282,10 +286,14 @@ class Checkers:
             self.world.load["stops_out_of_time"] += 1
             return
         self.world.load["stopped_in_order"] += 1
-        if host.md.arrays:
-            self.fail(f"(9) {host.name} stops in order and still runs {sorted(host.md.arrays)}")
+        self.world.load["left_running"] += len(kept)
+        for array in host.md.arrays.values():
+            if not host.outlives or array.uuid not in kept:
+                self.fail(f"(9) {host.name} stops in order and still runs {array.uuid}")
+            if array.sync is not None:
+                self.fail(f"(6) {host.name} stops in order and still copies {array.uuid}")
         for state in self.newest_committed():
-            if host.life in state.running:
+            if host.life in state.running and state.uuid not in kept:
                 self.fail(f"(9) {host.name} stops in order but runs {state.name} as committed")
 
     def newest_committed(self) -> Iterable[ArrayState]:
@@ -304,7 +312,7 @@ class Checkers:
             self.fail(f"(5) {name} acknowledged a write that no member in sync has")
         for leg in write.failed:
             for other in self.world.hosts:
-                running = other.md.arrays.get(array.uuid) if other.up else None
+                running = other.md.arrays.get(array.uuid) if other.md_up else None
                 there = running.leg(leg.device) if running is not None else None
                 if there is not None and not there.faulty and there.in_sync:
                     self.fail(
@@ -335,7 +343,7 @@ class Checkers:
         hosts = self.world.hosts
         writer = hosts[block % len(hosts)]
         died_us = self.world.dead_at_us.get(writer.life, self.world.now_us)
-        if not after_us or writer.up or self.world.now_us - died_us < after_us:
+        if not after_us or writer.md_up or self.world.now_us - died_us < after_us:
             return
         where = (array.uuid, block)
         seen = self.stable_seen.get(where, 0)
@@ -352,7 +360,7 @@ class Checkers:
     def copying(self, host: Host, array: MdArray, block: int, source: Leg) -> None:
         """A block is read or written by a resync: nobody else may write to it."""
         for other in self.world.hosts:
-            there = other.md.arrays.get(array.uuid) if other.up else None
+            there = other.md.arrays.get(array.uuid) if other.md_up else None
             if there is None:
                 continue
             writes = there.in_flight + there.held
@@ -385,7 +393,7 @@ class Checkers:
 
     def app_write_issued(self, array: MdArray, write: Write) -> None:
         for other in self.world.hosts:
-            there = other.md.arrays.get(array.uuid) if other.up else None
+            there = other.md.arrays.get(array.uuid) if other.md_up else None
             if there is None or other is array.host:
                 continue
             if there.size <= write.block:
@@ -414,7 +422,7 @@ class Checkers:
     def _may_write(self, life: Life, state: ArrayState) -> bool:
         """The life is there, or frozen, and has not stopped this array."""
         owner = self.world.lives.get(life)
-        alive = owner is not None and owner.up and owner.life == life
+        alive = owner is not None and owner.md_up and owner.life == life
         return alive and owner is not None and state.uuid in owner.md.arrays
 
     def confirmed_by_time(self, host: Host, life: Life) -> None:
@@ -530,7 +538,7 @@ class Checkers:
         """Blocks being written or copied right now."""
         blocks: set[int] = set()
         for host in self.world.hosts:
-            array = host.md.arrays.get(state.uuid) if host.up else None
+            array = host.md.arrays.get(state.uuid) if host.md_up else None
             if array is not None:
                 blocks.update(w.block for w in array.in_flight + array.held)
                 if array.sync is not None:

@@ -73,6 +73,10 @@ class Copying:
         mask = array.plan(sync, sync.position, effect.hi_sectors)
         blocks = [block for block in range(SIZE_SECTORS // BLOCK_SECTORS) if mask >> block & 1]
         planned = len(blocks)
+        if self.host.outlives and not self.gate_lets_through():
+            # Asked once, here: md copies on by itself.
+            self._reached(effect, 0, 0, 0, SIZE_SECTORS, GATE_SHUT)
+            return
         if blocks and self.world.rng.random() < self.world.quirks.copies_short:
             self.world.load["copies_cut_short"] += 1
             if self._cut_short(effect, sync, planned):
@@ -139,13 +143,13 @@ class Copying:
             return
         block = blocks[0]
         if any(write.block == block and write.pending for write in array.in_flight):
-            self.host.later(1000, self._copy_next, *again)  # md's own barrier
+            self.host.md_later(1000, self._copy_next, *again)  # md's own barrier
             return
         sources = [leg for leg in array.legs if leg.in_sync and not leg.faulty]
         problem = "" if sources else "no member in sync"
         if not problem and not sources[0].disk.reads_for(self.host.index):
             problem = "read error"
-        if not problem and not self.gate_lets_through():
+        if not problem and not self.host.outlives and not self.gate_lets_through():
             problem = GATE_SHUT
         if problem:
             sync.copying = False
@@ -155,7 +159,7 @@ class Copying:
         self.world.check.copying(self.host, array, block, sources[0])
         value = sources[0].disk.data[block]
         delay_us = self.world.rng.randrange(200, 1500) + sources[0].disk.slow_us
-        self.host.later(delay_us, self._copy_write, *again, sources[0], value)
+        self.host.md_later(delay_us, self._copy_write, *again, sources[0], value)
 
     def _copy_write(
         self,

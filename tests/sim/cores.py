@@ -28,7 +28,7 @@ def node_core(host: Host) -> Node:
         timing=host.world.timing,
         lines=host.lines,
         lines_digest=host.lines_digest,
-        seed=host.world.seed * 64 + host.index * 8 + host.boots,
+        seed=host.world.seed * 64 + host.index * 8 + host.starts,
         spectator=host.spectator,
         promise=store.promise,
         entries=tuple(store.entries.values()),
@@ -38,4 +38,7 @@ def node_core(host: Host) -> Node:
         local_fault=quirks.local_fault,
         limits=limits,
         serial_holds=quirks.serial_holds,
+        start=host.starts,
+        inherited=tuple(host.md.arrays),
+        outlives=host.outlives,
     )

@@ -140,7 +140,7 @@ class Faults:
         if len(whole) < len(voters) or not all(self._bound(h) for h in voters):
             return
         host = self.rng.choice(voters)
-        host.crash()
+        host.crash(power=host.outlives)
         host.lose_state()
         self.world.after_us(self.rng.randrange(50_000, 2 * SECOND_US), self.boot, host)
         self.world.after_us(3 * SECOND_US, self.world.workload.admit_again)

@@ -1,4 +1,8 @@
-"""One simulated host: clock, state directory, process, and the shell around the core.
+"""One simulated host: clock, state directory, md, process, and the shell around the core.
+
+Its md is one of two kinds. The embedded one lives in the process and ends with it, as does the
+life. The kernel's (`outlives`) goes on without the daemon: it serves applications, holds what it
+was told to hold, and copies on up to its last limit; a daemon that starts again inherits it.
 
 The shell keeps the lane contract of :mod:`mdcluster.core.effects`: effects in order, what
 stands behind a Persist waits until that is durable; urgent sends, timers and the gate at
@@ -96,7 +100,10 @@ NO_LIFE = Life(NodeId(""), "")
 
 
 class Host:
-    """A machine with one daemon; `up` and `frozen` are about the process."""
+    """A machine with one daemon. `up` is about the process, `md_up` about the life.
+
+    `frozen`: all of it stands still.
+    """
 
     def __init__(self, world: World, index: int, name: str, *, spectator: bool = False) -> None:
         self.world = world
@@ -114,16 +121,19 @@ class Host:
         self.persist_us = 1000
         self.rate_ppm = 0
         self.clock_offset_us = 0
+        self.outlives = False
+        self.starts = 0
         self.up = False
+        self.md_up = False
         self.frozen = False
         self.powered_off = False
         self.core: Core | None = None
         self.watchdog = Watchdog(self)
+        self.md = Md(self)
         self._new_process()
 
     def _new_process(self) -> None:
         self.gate = (0, 0)
-        self.md = Md(self)
         self.shell = ArrayShell(self)
         self.lane: deque[Effect] = deque()
         self.lane_busy = False
@@ -142,6 +152,11 @@ class Host:
     def workload(self) -> Workload:
         return self.world.workload
 
+    @property
+    def process(self) -> tuple[Life, int]:
+        """Told from all others, also those of the same life."""
+        return self.life, self.starts
+
     def knows(self, name: str) -> bool:
         return any(line.name == name for line in self.lines)
 
@@ -159,19 +174,34 @@ class Host:
     # --- life and death ------------------------------------------------------------------
 
     def boot(self) -> None:
-        """Start the daemon: a new life with the old state directory."""
-        self.boots += 1
-        self.life = Life(self.node, f"{self.name}-boot-{self.boots}")
+        """Start the daemon with the old state directory: a new life, or in one that goes on."""
+        if not self.md_up:
+            self.boots += 1
+            self.life = Life(self.node, f"{self.name}-boot-{self.boots}")
+            self.md = Md(self)
+        elif not self.md.hold_still():  # the new process waits for it before all else
+            self.world.after_us(500, self.start_again)
+            return
+        self.starts += 1
         self._new_process()
-        self.up, self.frozen, self.powered_off = True, False, False
+        self.up, self.md_up, self.frozen, self.powered_off = True, True, False, False
         self.world.lives[self.life] = self
+        inherited = self.md.inherit()
+        self.world.load["inherited"] += len(inherited)
         self.core = self.world.make_core(self)
-        self.world.say(self, "starts as", self.life.boot_id)
+        self.world.say(self, "starts as", self.life.boot_id, "with", *inherited)
         self.carry(self.core.start())
         self.world.network.reconsider(self)
+        for event in self.md.still_blocked():
+            self.deliver(event)
 
     def crash(self, *, power: bool = False) -> None:
         """SIGKILL, or (power) the whole host: peers are not told."""
+        if power and self.md_up and not self.up:
+            self.powered_off = True
+            self._md_ends()
+        if self.frozen and self.outlives and not power:
+            self.thaw()  # who could kill it before?
         if not self.up:
             return
         self.world.say(self, "loses power" if power else "is killed")
@@ -185,16 +215,24 @@ class Host:
             for effect in self.persisting[: self.world.rng.randrange(len(self.persisting) + 1)]:
                 self.store.put(effect)
                 self.world.check.persisted(self, effect)
-        self.md.crash()
         self.shell.crash()
+        if power or not self.outlives:
+            self._md_ends()
+        else:
+            self.world.load["daemons died"] += 1
+        self.world.network.reconsider(self)
+
+    def _md_ends(self) -> None:
+        """And with it the life."""
+        self.md.crash()
+        self.md_up, self.frozen = False, False
         self.world.dead_at_us[self.life] = self.world.now_us
         self.workload.host_died(self)
         self.world.check.host_died(self)
-        self.world.network.reconsider(self)
 
     def reset(self) -> None:
-        """By its watchdog; if its daemon runs (else it will be started anyhow), it comes back."""
-        if self.up:
+        """By its watchdog; it comes back."""
+        if self.up or self.md_up:
             self.world.say(self, "is reset by its watchdog")
             self.crash(power=True)
             self.world.after_us(self.world.rng.randrange(300_000, 2_000_000), self.start_again)
@@ -214,10 +252,11 @@ class Host:
         if not self.stops:
             self.world.check.fail(f"(9) {self.name} does not stop, {SHUTDOWN_MS} ms after asked to")
 
-    def _stopped(self) -> None:
+    def _stopped(self, effect: Stopped) -> None:
         """The core has said that the process may end."""
-        self.world.check.stopped(self)
-        self.watchdog.stop()
+        self.world.check.stopped(self, effect.running)
+        if not effect.running:
+            self.watchdog.stop()
         self.crash()
         pause_us = self.world.rng.randrange(20_000, 2_000_000)
         self.world.after_us(pause_us, self.start_again)
@@ -253,11 +292,19 @@ class Host:
             call(*args)
 
     def later(self, delay_us: int, call: Callable[..., None], *args: object) -> None:
-        """After a while, if this life is still up; a frozen process does it when it thaws."""
-        self.world.after_us(delay_us, self._later, self.life, call, args)
+        """After a while, if this process is still up; a frozen one does it when it thaws."""
+        self.world.after_us(delay_us, self._later, self.starts, call, args)
 
-    def _later(self, life: Life, call: Callable[..., None], args: tuple[object, ...]) -> None:
-        if self.up and self.life is life:
+    def _later(self, start: int, call: Callable[..., None], args: tuple[object, ...]) -> None:
+        if self.up and self.starts == start:
+            self.run(call, *args)
+
+    def md_later(self, delay_us: int, call: Callable[..., None], *args: object) -> None:
+        """The same for md, which may go on without the process."""
+        self.world.after_us(delay_us, self._md_later, self.life, call, args)
+
+    def _md_later(self, life: Life, call: Callable[..., None], args: tuple[object, ...]) -> None:
+        if self.md_up and self.life is life:
             self.run(call, *args)
 
     def deliver(self, event: Event) -> None:
@@ -319,10 +366,10 @@ class Host:
         at_us = max(self._true_us(at_ms), self.world.now_us)
         if self.wake_us < 0 or at_us < self.wake_us:
             self.wake_us = at_us
-            self.world.at_us(at_us, self._wake, self.life, at_us)
+            self.world.at_us(at_us, self._wake, self.starts, at_us)
 
-    def _wake(self, life: Life, at_us: int) -> None:
-        if self.life is life and self.wake_us == at_us:
+    def _wake(self, start: int, at_us: int) -> None:
+        if self.starts == start and self.wake_us == at_us:
             self.run(self._timer)
 
     def _timer(self) -> None:
@@ -381,7 +428,7 @@ class Host:
             self.md.set_hold_all(effect.on)
         elif isinstance(effect, Stopped):
             self.world.saw(self, effect)
-            self._stopped()
+            self._stopped(effect)
         else:
             self.world.saw(self, effect)
             self.shell.add(effect)
@@ -394,7 +441,15 @@ class Host:
             self.world.network.send(self, effect.to, effect.message)
 
     def _fence(self, effect: Fence) -> None:
+        """By a fence agent, where there is one; then by time, or their locks tell."""
         life, heard_ms = effect.life, effect.heard_ms
+        owner = self.world.lives[life]
+        present = owner.md_up and owner.life == life and owner is not self
+        if self.world.quirks.fence_agent and present:
+            self.world.say(owner, "is powered off by a fence agent")
+            self.world.load["hosts_fenced"] += 1
+            owner.crash(power=True)
+            self.world.after_us(self.world.rng.randrange(100_000, 2_000_000), owner.start_again)
         if self.world.timing.watchdog_ms:
             said = by_watchdog(self.world.timing, effect, self.clock_ms())
             if isinstance(said, Waits):

@@ -76,7 +76,7 @@ class Sync:
     position: int
     busy_block: int = -1
     left_out: int = 0  # bits of chunks of which a block was left out
-    copying: bool = False  # a step is under way
+    copying: bool = False  # a step is under way, of md if it copies without asking
     mismatched: int = 0  # blocks found different in this step
     stopping: bool = False
 
@@ -98,6 +98,7 @@ class MdArray:
         self.write_pending = True  # a started array is clean: its first write waits
         self.started = False
         self.closing = False
+        self.caught_up = True  # the present daemon has applied a commit to it
         self.broken = False  # it cannot follow a commit: it holds its writes
         self.in_flight: list[Write] = []
         self.held: list[Write] = []
@@ -185,7 +186,7 @@ class MdArray:
     def land(self, life: object, write: Write, leg: Leg) -> None:
         """A leg's write reaches the disk; its return is told to the host when it runs."""
         host = self.host
-        if host.life != life or not host.up:
+        if host.life != life or not host.md_up:
             return  # decided at the crash
         ok = leg.disk.writes_for(host.index) and leg.disk.device == leg.device
         ok = ok and leg not in write.without_bit  # no data before its bit
@@ -439,6 +440,32 @@ class Md:
         if not on:
             for array in self.arrays.values():
                 array.resubmit()
+
+    def hold_still(self) -> bool:
+        """A new daemon stops all copying; whether the last write has returned."""
+        for array in self.arrays.values():
+            if array.sync is not None:
+                array.sync.stopping = True
+        return not any(
+            array.sync is not None and array.sync.copying for array in self.arrays.values()
+        )
+
+    def inherit(self) -> tuple[ArrayId, ...]:
+        """As the port promises: all is held, nothing is copied or released, bits are kept."""
+        for array in self.arrays.values():
+            array.hold = (0, array.size * BLOCK_SECTORS)
+            array.pinned, array.sync, array.closing = True, None, False
+            array.caught_up = array.moving = False
+        return tuple(self.arrays)
+
+    def still_blocked(self) -> list[MemberFailed]:
+        """Members that hold writes are reported once more."""
+        return [
+            MemberFailed(array.uuid, leg.device, "still held")
+            for array in self.arrays.values()
+            for leg in array.legs
+            if leg.blocked
+        ]
 
     def crash(self) -> None:
         """The host is gone: each write in flight has reached each member, or has not."""

@@ -1,6 +1,6 @@
-"""The simulated mesh: one connection per pair of lives, with delay, loss, cuts and clogs.
+"""The simulated mesh: one connection per pair of processes, with delay, loss, cuts and clogs.
 
-A connection knows the lives at its ends, as HELLO does: what one life sent never arrives
+A connection knows the processes at its ends, as HELLO does: what one sent never arrives
 from, or at, another. A cut drops what is sent that way; when it lasts, both ends lose the
 connection and are told so. A clog keeps everything back and lets it go at once.
 """
@@ -35,9 +35,9 @@ class Conn:
     """One direction of one connection."""
 
     source: Host
-    source_life: Life
+    source_process: tuple[Life, int]
     target: Host
-    target_life: Life
+    target_process: tuple[Life, int]
     last_us: int = 0
     open: bool = True
 
@@ -60,7 +60,7 @@ class Network:
     def send(self, source: Host, to: NodeId, message: Message) -> None:
         conn = self.by_node.get((source.index, to))
         self.sent += 1
-        if conn is None or conn.source_life != source.life:
+        if conn is None or conn.source_process != source.process:
             self.lost += 1
             return
         weather, rng = self.weather, self.world.rng
@@ -88,10 +88,10 @@ class Network:
 
     def _arrive(self, conn: Conn, message: Message) -> None:
         target = conn.target
-        if not conn.open or not target.up or target.life != conn.target_life:
+        if not conn.open or not target.up or target.process != conn.target_process:
             self.lost += 1
             return
-        target.deliver(Received(conn.source_life, message))
+        target.deliver(Received(conn.source_process[0], message))
 
     # --- connections ---------------------------------------------------------------------
 
@@ -104,7 +104,7 @@ class Network:
     def reconsider_pair(self, a: Host, b: Host) -> None:
         conn = self.conns.get((a.index, b.index))
         stale = conn is not None and not (
-            a.life == conn.source_life and b.life == conn.target_life and a.up and b.up
+            a.process == conn.source_process and b.process == conn.target_process and a.up and b.up
         )
         rng = self.world.rng
         if self._reachable(a, b):
@@ -136,22 +136,22 @@ class Network:
             return
         old = self.conns.get((a.index, b.index))
         if old is not None:
-            if old.open and old.source_life == a.life and old.target_life == b.life:
+            if old.open and (old.source_process, old.target_process) == (a.process, b.process):
                 return
             self._close(a, b, old)
         for source, target in ((a, b), (b, a)):
-            conn = Conn(source, source.life, target, target.life)
+            conn = Conn(source, source.process, target, target.process)
             self.conns[source.index, target.index] = conn
             self.by_node[source.index, target.life.node] = conn
         for source, target in ((a, b), (b, a)):
-            source.deliver(PeerUp(target.life, target.name))
+            source.deliver(PeerUp(target.life, target.name, target.starts))
 
     def _lose(self, a: Host, b: Host, conn: Conn) -> None:
         if self.conns.get((a.index, b.index)) is conn and not self._intact(a, b, conn):
             self._close(a, b, conn)
 
     def _intact(self, a: Host, b: Host, conn: Conn) -> bool:
-        same = a.life == conn.source_life and b.life == conn.target_life
+        same = a.process == conn.source_process and b.process == conn.target_process
         return same and self._reachable(a, b)
 
     def _close(self, a: Host, b: Host, conn: Conn) -> None:
@@ -159,9 +159,10 @@ class Network:
         for one in (conn, back):
             one.open = False
             del self.conns[one.source.index, one.target.index]
-            self.by_node.pop((one.source.index, one.target_life.node), None)
-            if one.source.up and one.source.life == one.source_life:
-                one.source.deliver(PeerDown(one.target_life.node))
+            node = one.target_process[0].node
+            self.by_node.pop((one.source.index, node), None)
+            if one.source.up and one.source.process == one.source_process:
+                one.source.deliver(PeerDown(node))
 
     # --- faults --------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ from mdcluster.core.effects import (
 )
 from mdcluster.core.events import (
     Applied,
+    ArrayKept,
     ArrayLeft,
     BitsSet,
     Event,
@@ -48,7 +49,7 @@ from mdcluster.core.events import (
     SlotZeroed,
     SuperblocksWritten,
 )
-from mdcluster.core.model import ZERO, AdoptArray, ArrayId, ArrayState, Claim, DeviceId, Stamp
+from mdcluster.core.model import ZERO, AdoptArray, ArrayId, ArrayState, Claim, DeviceId, Slot, Stamp
 from tests.sim.copying import GATE_SHUT, Copying
 from tests.sim.disks import BLOCK_SECTORS, SIZE_SECTORS, Disk, block_range, mask_of
 from tests.sim.mdmodel import MdArray
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 
 
 class ArrayShell(Copying):
-    """Carries out what concerns arrays for one host in one life."""
+    """Carries out what concerns arrays for one host, for one daemon."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -68,6 +69,10 @@ class ArrayShell(Copying):
         self.nonces: dict[int, list[Disk]] = {}
         self.stopping: dict[int, ArrayId] = {}
         self.torn_if_crashed: dict[str, list[Disk]] = {}
+        self.gone = False
+        entries = host.store.entries.values()
+        states = [entry.state for entry in entries if isinstance(entry.state, ArrayState)]
+        self.slots_known = {(s.uuid, s.slot_of(host.life)) for s in states}
         self.starters: dict[type, Callable[[Any], None]] = {
             WriteSuperblocks: self._write_superblocks,
             WriteNonces: self._write_nonces,
@@ -89,7 +94,17 @@ class ArrayShell(Copying):
         }
 
     def crash(self) -> None:
-        """A superblock under way at the crash may be torn."""
+        """A superblock under way at the crash may be torn; a stop under way goes either way."""
+        self.gone = True
+        for array in list(self.host.md.arrays.values()) if self.host.outlives else ():
+            prepared = array.uuid in self.stopping.values()
+            busy = array.in_flight or (array.sync is not None and array.sync.copying)
+            if array.closing and not busy and (prepared or self.world.rng.random() < 0.5):
+                self.world.load["stopped_unseen"] += 1
+                self._stop_array(array)
+            array.closing = False
+            array.drained.clear()  # nobody waits for it any more
+            array.resubmit()
         for disk in [disk for disks in self.torn_if_crashed.values() for disk in disks]:
             if self.world.rng.random() < 0.3:
                 disk.torn = True
@@ -132,6 +147,8 @@ class ArrayShell(Copying):
         self._free(effect.array)
 
     def done(self, effect: Effect, event: Event | None) -> None:
+        if self.gone:
+            return
         key = _queue_of(effect)
         self.busy.discard(key)
         if event is not None:
@@ -312,6 +329,7 @@ class ArrayShell(Copying):
                 self._stop_array(array)
             return ""
         if array is not None:
+            array.caught_up = True
             return array.follow(state, self.find)
         slot = state.slot_of(host.life)
         if slot is None:
@@ -319,6 +337,8 @@ class ArrayShell(Copying):
         if host.spectator:
             self.world.check.fail(f"{host.name}, a spectator, is listed as running {state.name}")
         array = MdArray(host, state.uuid, slot.index)
+        if self.is_fresh(state.uuid, slot):
+            self._clear_slot(state, slot.index)
         problem = array.follow(state, self.find)
         if problem:
             return problem
@@ -327,8 +347,24 @@ class ArrayShell(Copying):
         self.world.load["assembled"] += 1
         return problem
 
+    def is_fresh(self, array: ArrayId, slot: Slot) -> bool:
+        """Whether this life has surely not used the slot before this process began."""
+        return (array, slot) not in self.slots_known
+
+    def _clear_slot(self, state: ArrayState, index: int) -> None:
+        for member in state.writable:
+            disk = self.find(member.device)
+            if disk is not None and disk.writes_for(self.host.index) and disk.bits[index]:
+                self.world.check.disk_written(self.host, disk)
+                disk.bits[index] = 0
+
     def _leave(self, effect: LeaveArray) -> None:
         array = self.md(effect.array)
+        if array is not None and not effect.force:
+            busy = array.in_flight or array.held or array.waiting
+            if busy or self.world.rng.random() < 0.5:
+                self.done(effect, ArrayKept(effect.array, "it is in use"))
+                return
         clean = array is None or not array.held
         if array is not None:
             if self._drains(array, self._leave, effect):

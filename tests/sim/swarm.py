@@ -83,11 +83,14 @@ def random_mix(seed: int) -> Mix:
     admin = tuple(rng.sample(ADMIN, rng.randrange(0, len(ADMIN))))
     if "lost_state" in faults:  # of a shrinking set of voters it might be a majority
         admin = tuple(kind for kind in admin if kind != "reload")
+    outlives = rng.random() < 0.4
     quirks = Quirks(
         local_fault=rng.choice(("fail", "fail", "leave")),
         copies_short=rng.choice((0.0, 0.0, 0.05, 0.3)),
         sweep_us=rng.choice((300_000, 1_000_000, 3_000_000)),
         keeps_needed=rng.random() < 0.5,
+        outlives=outlives,
+        fence_agent=outlives and rng.random() < 0.6,
     )
     late_rng = Random(seed * 40_503 + 5)  # later inventions, beside what seeds drew before
     quirks.kernel_md = late_rng.random() < 0.6

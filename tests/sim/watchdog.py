@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from mdcluster.core.model import Life
+
 if TYPE_CHECKING:
     from tests.sim.hosts import Host
 
@@ -24,7 +26,7 @@ class Watchdog:
         self.rate_ppm = 0  # of its own clock
         self.after_check: Callable[[], None] | None = None  # what happens between check and feed
         self._fed_us = STOPPED
-        self._opened_by = ""  # boot id of the process that feeds it
+        self._opened_by: tuple[Life, int] | None = None  # the process that feeds it
         self._until_ms = 0
         self._starves = False
 
@@ -38,12 +40,11 @@ class Watchdog:
 
     def allow(self, until_ms: int) -> None:
         host, self._until_ms = self.host, until_ms
-        boot_id = host.life.boot_id
-        if self._opened_by != boot_id and host.clock_ms() < until_ms:
-            self._opened_by = boot_id
+        if self._opened_by != host.process and host.clock_ms() < until_ms:
+            self._opened_by = host.process
             self._feed()
             self._tick_later()
-        elif self._starves and self._opened_by == boot_id:
+        elif self._starves and self._opened_by == host.process:
             self._check()
 
     def _tick_later(self) -> None:

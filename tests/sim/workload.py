@@ -89,7 +89,7 @@ class Workload:
         if world.now_us > self.io_until_us:
             return
         world.after_us(world.rng.randrange(self.pause_us // 2, self.pause_us), self._work, host)
-        if not host.up or host.frozen:
+        if not host.md_up or host.frozen:
             return
         for array in host.md.arrays.values():
             self._read(array, world.rng.randrange(array.shown))
@@ -125,7 +125,7 @@ class Workload:
 
     def clean_bits(self) -> None:
         for host in self.world.hosts:
-            if host.up and not host.frozen:
+            if host.md_up and not host.frozen:
                 for array in host.md.arrays.values():
                     array.clean_bits()
 
@@ -400,7 +400,7 @@ class Workload:
         The word comes late: by then the node may have started again, and be heard or not.
         """
         for host in self.world.hosts:
-            if host.up or not host.boots or host.life in self.world.acked_by_hand:
+            if host.md_up or not host.boots or host.life in self.world.acked_by_hand:
                 continue
             for life, owner in self.world.lives.items():
                 if owner is host:
@@ -412,7 +412,7 @@ class Workload:
     def _vouched(self, life: Life) -> None:
         owner = self.world.lives[life]
         apart = any(not host.knows(owner.name) for host in (*self.world.hosts, owner) if host.up)
-        if owner.up and (owner.frozen or apart or self.world.network.cut):
+        if owner.md_up and (owner.frozen or apart or self.world.network.cut):
             return  # said now it would be a lie: the node lives again, and is silent
         for other in self.world.hosts:
             if other.up and not other.frozen:

@@ -85,6 +85,8 @@ class Quirks:
     chunk_blocks: int = 1  # of the bitmap
     window_max_blocks: int = 32
     serial_holds: bool = False  # two hosts must never move holds at once (kernels before 6.7)
+    outlives: bool = False  # md, and lives, outlive their daemons
+    fence_agent: bool = False  # a silent host is powered off; else one waits for an end
     stable_after_us: int = 0  # how long after a death all reads must be stable; 0: not checked
 
 
@@ -130,6 +132,7 @@ class World:
 
     def add_host(self, name: str, *, spectator: bool = False) -> Host:
         host = Host(self, len(self.hosts), name, spectator=spectator)
+        host.outlives = self.quirks.outlives
         self.hosts.append(host)
         return host
 
@@ -193,7 +196,8 @@ class World:
         """What the fencing providers can tell."""
         if not self.dead(life):
             return False
-        restarted = self.lives[life].up  # the new process has got the lock of the old one
+        owner = self.lives[life]
+        restarted = owner.up and owner.life != life  # the new process has the old one's lock
         return restarted or not self.fence_by_hand or life in self.acked_by_hand
 
     def array(self, uuid: str) -> ArrayState | None:
