@@ -186,7 +186,7 @@ class MdArray:
     def land(self, life: object, write: Write, leg: Leg) -> None:
         """A leg's write reaches the disk; its return is told to the host when it runs."""
         host = self.host
-        if host.life != life or not host.md_up:
+        if host.life != life or not host.md_up or write not in self.in_flight:
             return  # decided at the crash
         ok = leg.disk.writes_for(host.index) and leg.disk.device == leg.device
         ok = ok and leg not in write.without_bit  # no data before its bit
@@ -476,3 +476,4 @@ class Md:
                     ok = leg.disk.writes_for(self.host.index) and leg.disk.device == leg.device
                     if ok and leg not in write.without_bit and rng.random() < 0.5:
                         array.put(leg, write)
+            array.in_flight = []

@@ -43,8 +43,9 @@ from mdcluster.core.node import Node
 from mdcluster.core.replica import Replica
 from mdcluster.core.resync import Pass
 from mdcluster.core.timing import Timing
-from mdcluster.core.tracks import Stage, Track
+from mdcluster.core.tracks import Commit, Stage, Track
 from tests.sim import scenes
+from tests.sim.mdmodel import Md
 from tests.sim.network import Weather
 from tests.sim.swarm import Mix
 from tests.sim.world import WATCHDOG_TIMING, Quirks
@@ -244,6 +245,58 @@ def _vouched_for_all(self: Membership, life: Life) -> None:
             _vouch(self, other)
 
 
+def _inherit_unheld(self: Md) -> tuple[ArrayId, ...]:
+    arrays = _inherit(self)
+    for array in self.arrays.values():
+        array.hold = (0, 0)
+    return arrays
+
+
+def _inherit_copying(self: Md) -> tuple[ArrayId, ...]:
+    """What is being copied is copied on."""
+    syncs = {uuid: array.sync for uuid, array in self.arrays.items()}
+    arrays = _inherit(self)
+    for uuid, array in self.arrays.items():
+        array.sync = syncs[uuid]
+    return arrays
+
+
+def _inherit_with_empty_slots(self: Md) -> tuple[ArrayId, ...]:
+    for array in self.arrays.values():
+        for leg in array.legs:
+            leg.disk.bits[array.slot] = 0
+    return _inherit(self)
+
+
+_inherit = Md.inherit
+
+
+def _all_heard_answered(self: Keeper, state: ArrayState) -> bool:
+    return all(self._membership.answered(x) for x in state.running if _heard(self, x))
+
+
+def _heard(self: Any, life: Life) -> bool:
+    """Taken for all there is to know of a life: whether its daemon is there."""
+    up: set[NodeId] = self._membership.up
+    return life == self._env.me or life.node in up
+
+
+def _missing_if_heard(self: Commits, track: Track, commit: Commit) -> list[Life]:
+    return [life for life in _missing(self, track, commit) if _heard(self, life)]
+
+
+def _others_if_heard(self: Keeper, state: ArrayState) -> set[Life]:
+    return {life for life in _others(self, state) if _heard(self, life)}
+
+
+_missing = Commits.missing
+_others = Keeper._others
+
+
+def _started_anew(self: Departures, array: ArrayId) -> None:
+    return None
+
+
 def _never_hands_over(self: Keeper, state: ArrayState) -> None:
     return None
 
@@ -273,6 +326,7 @@ def _whatever_was_heard(self: Membership, ev: Fenced) -> None:
 LONG_GRACE = replace(WATCHDOG_TIMING, grace_ms=6500)
 """So long that it shows where it is left out, though no feed is late."""
 
+KERNEL: dict[str, Any] = {"quirks": Quirks(outlives=True)}
 
 PLANTED: dict[str, Planted] = {
     "watchdog_counted_once": Planted(
@@ -460,6 +514,40 @@ PLANTED: dict[str, Planted] = {
         ((Commits, "_if_held", lambda self, voters: voters),),
         scenes.mix_of(scenes.voters_leave_early, hosts=5, assume_clean=True),
         "(3)",
+    ),
+    "new_daemon_does_not_hold": Planted(
+        ((Md, "inherit", _inherit_unheld),),
+        scenes.mix_of(scenes.daemon_restarts, weather=Weather(loss=0.3), **KERNEL),
+        "(6)",
+    ),
+    "reports_before_it_has_caught_up": Planted(
+        ((Replica, "catching_up", property(lambda self: ())),),
+        scenes.mix_of(scenes.daemon_restarts, weather=Weather(loss=0.3), **KERNEL),
+        "(4)",
+    ),
+    "new_daemon_clears_its_slot": Planted(
+        ((Md, "inherit", _inherit_with_empty_slots),),
+        scenes.mix_of(scenes.power_fails_after_restart, **KERNEL),
+        "no bit set",
+    ),
+    "new_daemon_copies_on": Planted(
+        ((Md, "inherit", _inherit_copying), (Md, "hold_still", lambda self: True)),
+        scenes.mix_of(scenes.daemon_of_the_writer_restarts, **KERNEL),
+        "(6)",
+    ),
+    "copying_of_a_dead_daemon_ignored": Planted(
+        (
+            (Keeper, "_all_answered", _all_heard_answered),
+            (Keeper, "_others", _others_if_heard),
+            (Commits, "missing", _missing_if_heard),
+        ),
+        scenes.mix_of(scenes.daemon_of_the_writer_dies, **KERNEL),
+        "(6)",
+    ),
+    "listed_life_starts_anew": Planted(
+        ((Departures, "not_running", _started_anew),),
+        scenes.mix_of(scenes.stopped_behind_its_back, **KERNEL),
+        "no bit set",
     ),
     "never_hands_over_to_a_runner": Planted(
         ((Keeper, "_hand_over_to_a_runner", _never_hands_over),),

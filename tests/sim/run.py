@@ -31,6 +31,8 @@ LOAD_MIN = {
     "elections": 2.0,
     "commits": 12.0,
     "deaths": 0.5,
+    "daemons died": 0.3,
+    "inherited": 0.3,
     "fault_freeze": 0.1,
     "fault_partition": 0.1,
     "messages lost": 5.0,

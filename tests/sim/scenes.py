@@ -524,6 +524,81 @@ def slow_providers(run: Run) -> None:
     world.after_us(6_000_000, world.network.cut_pairs, pairs)
 
 
+def daemon_restarts(run: Run) -> None:
+    """A follower's daemon, only that, is restarted in a resync, again and again."""
+    uuid, _ = _new_array(run, 60_000)
+
+    def restart(writer: Host) -> None:
+        if not run.trouble:
+            return
+        host = run.world.hosts[run.rng.choice(_others(run, writer.index))]
+        host.crash()
+        run.world.after_us(run.rng.randrange(2_000, 200_000), run.boot, host)
+        run.world.after_us(run.rng.randrange(700_000, 1_500_000), when_copying, run, uuid, restart)
+
+    when_copying(run, uuid, restart)
+
+
+def daemon_of_the_writer_dies(run: Run) -> None:
+    """In the middle of a window; its kernel copies on, and serves its applications."""
+    uuid, _ = _new_array(run, 60_000)
+
+    def die(writer: Host) -> None:
+        writer.crash()
+        run.world.after_us(4_000_000, run.boot, writer)
+
+    when_copying(run, uuid, die)
+
+
+def daemon_of_the_writer_restarts(run: Run) -> None:
+    """As before, but a new daemon is there at once, before md is at the end of its window."""
+    uuid, _ = _new_array(run, 150_000)
+
+    def die(writer: Host) -> None:
+        writer.crash()
+        run.world.after_us(run.rng.randrange(2_000, 20_000), run.boot, writer)
+
+    run.world.after_us(SECOND_US, when_copying, run, uuid, die)
+
+
+def power_fails_after_restart(run: Run) -> None:
+    """A follower's daemon is restarted over slow writes, and the power of its host fails."""
+    world = run.world
+    for disk in world.disks.values():
+        disk.slow_us = 60_000
+    host = world.hosts[run.rng.choice(_others(run, _writer(run)))]
+    world.after_us(300_000, host.crash)
+    world.after_us(310_000, run.boot, host)
+
+    def fail() -> None:
+        host.crash(power=True)
+        for disk in world.disks.values():
+            disk.mend()
+
+    world.after_us(run.rng.randrange(312_000, 370_000), fail)
+    world.after_us(3_500_000, run.boot, host)
+
+
+def stopped_behind_its_back(run: Run) -> None:
+    """While a follower's daemon is away its array is stopped by force, with writes under way."""
+    world = run.world
+    for disk in world.disks.values():
+        disk.slow_us = 30_000
+    host = world.hosts[run.rng.choice(_others(run, _writer(run)))]
+
+    def stop() -> None:
+        host.crash()
+        host.md.crash()
+        world.workload.host_died(host)
+        world.workload.io_until_us = 0  # nobody writes these blocks anew
+        host.md.arrays.clear()
+        for disk in world.disks.values():
+            disk.mend()
+
+    world.after_us(300_000, stop)
+    world.after_us(310_000, run.boot, host)
+
+
 def nothing_more(run: Run) -> None:
     """What every run does is enough."""
 
