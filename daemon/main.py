@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 signals:
-  SIGTERM, SIGINT  hand over, stop the arrays, say goodbye, exit
+  SIGTERM, SIGINT  hand over, stop the arrays, say goodbye, exit; the kernel's arrays
+                   that are in use run on, and wait for the next daemon
   SIGHUP           read clusterips again (a file with mistakes is reported, and not used)
 
 exit codes:

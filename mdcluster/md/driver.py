@@ -117,8 +117,9 @@ class MdDriver(Protocol):
         """Take over, once, before anything else, what an earlier process left running here.
 
         states: what is known of this cluster's arrays. Returns those that were taken over, by now
-        in `arrays`; one that runs and is not among the states is told of in the log, and taken
-        over if the driver can. When it returns, for each of them:
+        in `arrays`: all of the states that run, for one that is not returned counts as stopped. One
+        that runs and is none of them is told of in the log, and taken over if the driver can. When
+        it returns, for each that was taken over:
 
         * every write is held, as by `hold` of the whole array, and no other range is asked for;
           those in flight may still be under way (a failed one never returns before it is
@@ -130,7 +131,7 @@ class MdDriver(Protocol):
 
         A member that holds writes (blocked, or with unacknowledged errors, `faulty` or not) is
         reported once more by `member_failed`, to who listens after this. DriverError: md cannot be
-        made to hold still; this process must not go on.
+        made to hold still, or it is not known what runs; this process must not go on.
         """
 
     async def assemble(

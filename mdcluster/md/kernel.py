@@ -94,14 +94,22 @@ class KernelDriver:
         return True
 
     async def inherit(self, states: Iterable[ArrayState]) -> tuple[ArrayId, ...]:
-        """What runs here and is none of these arrays is told of, and left as it is."""
+        """What runs here and is none of these arrays is told of, and left as it is.
+
+        One that nothing is noted of may be any: taken for none, it would seem to be stopped.
+        """
         known = {state.uuid: state for state in states}
         for place in external_arrays(KIND, self._root):
             if place.state in ("clear", "inactive"):
                 continue
             notes = read_notes(self._notes_dir / f"{place.name}.json")
-            state = known.get(notes.array) if notes is not None else None
-            if notes is None or state is None:
+            if notes is None:
+                raise DriverError(
+                    f"the kernel runs {place.name} as an array of mdcluster, but which one was not"
+                    f" noted in {self._notes_dir}: stop it (mdadm --stop /dev/{place.name})"
+                )
+            state = known.get(notes.array)
+            if state is None:
                 log.error(
                     "the kernel runs %s as an array of mdcluster, of which this node knows nothing:"
                     " stop it (mdadm --stop /dev/%s), or give the node its state directory back",

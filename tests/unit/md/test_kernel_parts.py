@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mdcluster.core.model import DeviceId
 from mdcluster.md import ioctl
 from mdcluster.md.driver import DriverError
+from mdcluster.md.kernel import KernelDriver
 from mdcluster.md.kernel_notes import Notes, read_notes, write_notes
 from mdcluster.md.kernel_state import moves
 from tests.unit.md.port_suite import ARRAY
@@ -71,3 +72,28 @@ def test_damaged_notes_say_so(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(DriverError, match="what was noted of a running array cannot be read"):
         read_notes(path)
+
+
+def a_running_array(root: Path, state: str) -> None:
+    md = root / "block/md_data/md"
+    md.mkdir(parents=True)
+    (md / "metadata_version").write_text("external:mdcluster\n")
+    (md / "array_state").write_text(f"{state}\n")
+
+
+async def test_a_running_array_that_nobody_can_name_lets_no_daemon_go_on(tmp_path: Path) -> None:
+    """Taken for one that does not run, its life in it would be ended while it writes."""
+    a_running_array(tmp_path, "active")
+    driver = KernelDriver(lambda: None, notes_dir=tmp_path / "run", root=tmp_path)
+    with pytest.raises(DriverError, match=r"md_data .*mdadm --stop"):
+        await driver.inherit(())
+
+
+@pytest.mark.parametrize("state", ["active", "inactive"])
+async def test_what_is_none_of_ours_or_does_not_run_is_not_taken_over(
+    tmp_path: Path, state: str
+) -> None:
+    a_running_array(tmp_path, state)
+    write_notes(tmp_path / "run/md_data.json", Notes(ARRAY, 1024, False, {}))
+    driver = KernelDriver(lambda: None, notes_dir=tmp_path / "run", root=tmp_path)
+    assert await driver.inherit(()) == ()
