@@ -2,7 +2,8 @@
 
 Rules of this file:
 
-* the core is stepped with CLOCK_BOOTTIME, never from within a step; what comes meanwhile waits;
+* the core is stepped with CLOCK_BOOTTIME, never before it was started (it might vote too early),
+  nor from within a step; what comes meanwhile waits;
 * the gate, the timer, urgent sends and observations are done at once, the rest in the lane's order;
 * nothing of what a peer sends reaches the core unless the codec accepts all of it;
 * a fault of the core (an assertion) shuts the gate and ends the node: it never guesses on.
@@ -123,7 +124,7 @@ class Runtime:
         self._mesh: PeerMesh | None = None
         self._executor: EffectStarter | None = None
         self._pending: deque[Event] = deque()
-        self._stepping = False
+        self._stepping = True  # not before `start`
         self._timer = CoreTimer(clock_ms, self._on_timer)
         self._encoded: tuple[Message | None, bytes] = (None, b"")
         self._askers: dict[str, list[AnswerSink]] = {}
@@ -147,6 +148,7 @@ class Runtime:
         self._lane.start()
         self._timer.start(asyncio.get_running_loop())
         self._take(self.core.start)
+        self._step_all()
 
     async def close(self) -> None:
         """Shut the gate, then stop everything that was started here."""
@@ -183,6 +185,9 @@ class Runtime:
             if len(self._pending) > PENDING_MAX:
                 self.broken(CoreFaultError(f"more than {PENDING_MAX} events wait for one step"))
             return
+        self._step_all()
+
+    def _step_all(self) -> None:
         self._stepping = True
         try:
             while self._pending and self.fault is None:

@@ -63,6 +63,7 @@ class FakeCore:
         self._inside = False
 
     def start(self) -> list[Effect]:
+        assert self.events == [], "a step before the start"
         return self.first
 
     def step(self, event: Event, now_ms: int) -> list[Effect]:
@@ -133,6 +134,15 @@ async def test_messages_of_peers_reach_the_core_decoded(rig: Rig) -> None:
     rig.runtime.message("peer", CODEC.encode(Query(3)))
     rig.runtime.peer_down("peer")
     assert rig.core.events == [PeerUp(PEER, "b", 7), Received(PEER, Query(3)), PeerDown(PEER.node)]
+
+
+async def test_what_comes_before_the_start_waits_for_it(rig: Rig) -> None:
+    """A core that was not started yet would not withhold its vote."""
+    rig.runtime.peer_up("peer", "its boot", "b", 7)
+    rig.runtime.message("peer", CODEC.encode(Query(3)))
+    assert rig.core.events == []
+    rig.runtime.start()
+    assert rig.core.events == [PeerUp(PEER, "b", 7), Received(PEER, Query(3))]
 
 
 async def test_what_the_codec_refuses_is_counted_and_goes_no_further(rig: Rig) -> None:
