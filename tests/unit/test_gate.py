@@ -142,6 +142,7 @@ WRITERS = {
     "mdcluster/runtime/store.py": "the journal in the state directory",
     "mdcluster/config/identity.py": "the node's UUID and lock in the state directory",
     "mdcluster/fence/process.py": "the process lock",
+    "mdcluster/fence/watchdog.py": "the watchdog of this host",
     "mdcluster/control/server.py": "the lock beside the control socket",
     "tools/mdcinspect.py": "/dev/null in place of a closed stdout",
     "tools/mdcadm.py": "/dev/null in place of a closed stdout",
