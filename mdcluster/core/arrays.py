@@ -262,12 +262,13 @@ def _fail(state: ArrayState, change: FailMember, context: _Context) -> ArrayStat
         )
     # The bits tell what it misses only if it was equal to the others when it failed.
     was_equal = member.state is MemberState.IN_SYNC and state.resync_sectors is None
+    told = (was_equal or member.by_bitmap) and not change.rewritten
     failed = replace(
         member,
         role=-1,
         state=MemberState.FAULTY,
         recovery_sectors=0,
-        by_bitmap=was_equal or member.by_bitmap,
+        by_bitmap=told,
         replacement=False,
     )
     if member.state is MemberState.IN_SYNC:

@@ -83,28 +83,37 @@ class Departures:
     def member_failed(self, ev: MemberFailed) -> None:
         self._replica.note_failed(ev.array, ev.device)
         self._env.notify("member_failed", array=ev.array, device=ev.device, why=ev.why)
-        self.propose_failure(ev.array, ev.device, ev.why)
+        self.propose_failure(ev.array, ev.device, ev.why, rewritten=ev.rewritten)
 
-    def propose_failure(self, array: ArrayId, device: DeviceId, why: str) -> None:
+    def propose_failure(
+        self, array: ArrayId, device: DeviceId, why: str, *, rewritten: bool = False
+    ) -> None:
+        """One that was rewritten goes whatever others say of it: they may read what is wrong."""
+        seen_by = None if rewritten else self._env.me.node
+        change = FailMember(array, device, why, seen_by, rewritten)
+
         def outcome(state: str, text: str) -> None:
             if state == "refused":
-                self._on_refused(array, device, why, text)
+                self._on_refused(change, text)
 
-        self._asks.own(FailMember(array, device, why, seen_by=self._env.me.node), outcome)
+        self._asks.own(change, outcome)
 
-    def _on_refused(self, array: ArrayId, device: DeviceId, why: str, refusal: str) -> None:
+    def _on_refused(self, change: FailMember, refusal: str) -> None:
         """Leave the array, let the writes fail (the last good member), or propose it again."""
+        array, device = change.array, change.device
         state = self._replica.states.get(array)
         member = state.member(device) if state else None
+        how = "rewritten" if change.rewritten else ""
+        again = (FAILED_TIMER, array, device, change.why, how)
         if array in self._replica.catching_up:
-            self._env.after((FAILED_TIMER, array, device, why), self._env.timing.retry_max_ms)
+            self._env.after(again, self._env.timing.retry_max_ms)
             return
         if state is None or member is None or member.state is MemberState.FAULTY:
             return
         if refusal.startswith("leave"):
             self.leave(array, refusal)
         elif survives_without(state, device):
-            self._env.after((FAILED_TIMER, array, device, why), self._env.timing.retry_max_ms)
+            self._env.after(again, self._env.timing.retry_max_ms)
         else:
             self._replica.give_up(array, device)
 

@@ -217,11 +217,15 @@ class Probed:
 
 @dataclass(frozen=True, slots=True)
 class MemberFailed:
-    """md reports a failed write (held until released) or a failed read of a member."""
+    """md reports a failed write (held until released) or a failed read of a member.
+
+    rewritten: md has answered read errors by writing to it (see FailMember).
+    """
 
     array: ArrayId
     device: DeviceId
     why: str
+    rewritten: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -314,6 +314,8 @@ class FailMember:
     device: DeviceId
     why: str
     seen_by: NodeId | None = None  # None: an administrator's command
+    rewritten: bool = False  # md wrote to it what another member had, outside of the gate: no
+    # bitmap tells what it holds, so it may only come back by a full recovery
 
 
 @dataclass(frozen=True, slots=True)

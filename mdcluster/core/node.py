@@ -421,7 +421,10 @@ class Node:
         self._tend()
 
     def _on_failed_timer(self, key: TimerKey) -> None:
-        self.departures.propose_failure(ArrayId(key[1]), DeviceId(key[2]), key[3])
+        _, array, device, why, how = key
+        self.departures.propose_failure(
+            ArrayId(array), DeviceId(device), why, rewritten=how == "rewritten"
+        )
 
     def _on_left_timer(self, key: TimerKey) -> None:
         self.departures.propose_left(ArrayId(key[1]), clean=key[2] == "clean")

@@ -99,7 +99,11 @@ class SyncStep:
 class DriverEvents(Protocol):
     """Called from the driver, always on the event loop's thread."""
 
-    def member_failed(self, array: ArrayId, device: DeviceId, why: str) -> None: ...
+    def member_failed(
+        self, array: ArrayId, device: DeviceId, why: str, rewritten: bool = False
+    ) -> None:
+        """rewritten: read errors, which md has answered by writing to the member what another one
+        had, past the gate: no write is held, but what it holds now is doubtful."""
 
 
 class MdDriver(Protocol):

@@ -33,7 +33,7 @@ from mdcluster.md.kernel_array import KIND, KernelArray
 from mdcluster.md.kernel_notes import read_notes
 from mdcluster.md.kernel_state import DEV
 from mdcluster.md.kernel_sync import KernelSync, next_dirty
-from mdcluster.md.kernel_watch import Watch
+from mdcluster.md.kernel_watch import Report, Watch
 from mdcluster.md.raid import GeometryError
 from mdcluster.md.sysfs import SYS, external_arrays
 from mdcluster.workers import AccessLateError, Workers
@@ -153,14 +153,14 @@ class KernelDriver:
             dev=self._dev,
         )
 
-    def _reporter(self, array: ArrayId) -> Callable[[DeviceId, str], None]:
+    def _reporter(self, array: ArrayId) -> Report:
         loop = asyncio.get_running_loop()
 
-        def tell(device: DeviceId, why: str) -> None:
+        def tell(device: DeviceId, why: str, rewritten: bool) -> None:
             for listener in list(self._listeners):
-                listener.member_failed(array, device, why)
+                listener.member_failed(array, device, why, rewritten)
 
-        return lambda device, why: _in_loop(loop, lambda: tell(device, why))
+        return lambda device, why, rewritten: _in_loop(loop, partial(tell, device, why, rewritten))
 
     async def run(self, array: ArrayId) -> None:
         running = self._of(array)

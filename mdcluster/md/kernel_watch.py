@@ -26,8 +26,8 @@ LOOK_MS: Final = 200
 SAMPLE_GAP_S: Final = 0.1
 _MEMBER_FILES: Final = ("state", "unacknowledged_bad_blocks")
 
-Report = Callable[[DeviceId, str], None]
-"""Called in the watcher's thread, once for each failure."""
+Report = Callable[[DeviceId, str, bool], None]
+"""Called in the watcher's thread, once for each failure: DriverEvents.member_failed."""
 
 
 class Watch:
@@ -37,7 +37,6 @@ class Watch:
         self._array = array
         self._report = report
         self._told: set[DeviceId] = set()
-        self._corrected: dict[DeviceId, int] = {}
         self._closing = threading.Event()
         self._wrote = False
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -104,7 +103,7 @@ class Watch:
                 self._told.discard(member.device)
             elif member.device not in self._told:
                 self._told.add(member.device)
-                self._report(member.device, why)
+                self._report(member.device, why, _corrected_errors(member) > 0)
 
     def _why_failed(self, member: Attached) -> str:
         """'' while it works, or while the failure is known by a commit."""
@@ -118,11 +117,7 @@ class Watch:
             return "the kernel has set it faulty"
         if status.blocked or status.unacknowledged_errors:
             return "a write failed, and is held"
-        try:
-            errors = member.dir.errors
-        except DriverError:
-            return ""
-        if errors > self._corrected.get(member.device, 0):
+        if errors := _corrected_errors(member):
             return f"{errors} read error(s), which the kernel has answered by rewriting the blocks"
         return ""
 
@@ -164,3 +159,11 @@ class Watch:
                 return False
             self._closing.wait(wait_s)
         return True
+
+
+def _corrected_errors(member: Attached) -> int:
+    """Read errors that md has answered by writing (raid1.c and raid10.c, fix_read_error)."""
+    try:
+        return member.dir.errors
+    except DriverError:
+        return 0

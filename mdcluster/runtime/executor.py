@@ -108,9 +108,11 @@ class Executor:
         self._arrays.close()
         await self._queues.close()
 
-    def member_failed(self, array: ArrayId, device: DeviceId, why: str) -> None:
+    def member_failed(
+        self, array: ArrayId, device: DeviceId, why: str, rewritten: bool = False
+    ) -> None:
         """Called by the driver (DriverEvents)."""
-        self._feed(MemberFailed(array, device, why))
+        self._feed(MemberFailed(array, device, why, rewritten))
 
     def start(self, effect: Effect) -> None:
         """Begin, or queue, one effect. `QueueFullError` if too much waits."""

@@ -105,6 +105,11 @@ class Nature:
         host.unseen.discard(a)
         host.event(MemberFailed(a, d, "write error"))
 
+    def do_member_rewritten(self, name: str, array: str, device: str) -> None:
+        """member-rewritten b r0 d1: md of host b has mended read errors of d1 by writing to it."""
+        event = MemberFailed(m.ArrayId(array), m.DeviceId(device), "read errors", rewritten=True)
+        self._live(name).event(event)
+
     def do_unseen_failure(self, name: str, array: str) -> None:
         """unseen-failure b r0: a failed write is held there, not yet reported by md."""
         self._live(name).unseen.add(m.ArrayId(array))

@@ -325,6 +325,11 @@ def test_no_re_add_by_bitmap_once_a_spare_was_written_in_its_place() -> None:
     assert "do not tell all" in refusal(change(state, fail(C)), re_add(A))
 
 
+def test_no_re_add_by_bitmap_of_a_member_that_md_has_rewritten() -> None:
+    state = change(mirror(), FailMember(ARRAY, A, "read errors", rewritten=True))
+    assert "do not tell all" in refusal(state, re_add(A))
+
+
 def test_no_re_add_by_bitmap_of_a_member_that_failed_before_it_was_equal() -> None:
     state = change(mirror(raid_disks=3, clean=False), fail(A))
     assert "do not tell all" in refusal(state, re_add(A))

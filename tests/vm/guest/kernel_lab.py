@@ -135,7 +135,9 @@ class KernelLab:
         if not self.gate_open:
             raise GateShutError("the gate is shut")
 
-    def member_failed(self, array: ArrayId, device: DeviceId, why: str) -> None:
+    def member_failed(
+        self, array: ArrayId, device: DeviceId, why: str, rewritten: bool = False
+    ) -> None:
         assert array == ARRAY
         self._failures.append((device, why))
         self._changed.set()
