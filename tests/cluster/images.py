@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mdcluster.metadata.scan import Member, read_member
 from mdcluster.metadata.superblock import Superblock
-from tests.cluster.workload import BLOCK_BYTES, NOISE, Block
+from tests.blocks import BLOCK_BYTES, NOISE, Block
 
 SECTOR_BYTES = 512
 _STEP_BYTES = 1 << 20

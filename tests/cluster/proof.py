@@ -26,10 +26,10 @@ from mdcluster.control.verbs import (
     StopArgs,
     Verb,
 )
+from tests.blocks import BLOCK_BYTES, Block
 from tests.cluster.faulty_daemon_env import ENVIRONMENT
 from tests.cluster.harness import LIMIT_S, Cluster, Daemon, TooLongError
 from tests.cluster.images import SECTOR_BYTES, superblock
-from tests.cluster.workload import BLOCK_BYTES, Block
 
 REPOSITORY = Path(__file__).parents[2]
 POLL_S = 0.02

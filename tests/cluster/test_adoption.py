@@ -12,10 +12,11 @@ import pytest
 from mdcluster.md.nbd_client import NbdClient
 from mdcluster.metadata import superblock as sb
 from tests import plain
+from tests.blocks import BLOCK_BYTES, spread
 from tests.cluster.harness import LIMIT_S
 from tests.cluster.images import assert_holds, assert_identical, data_area, superblock
 from tests.cluster.proof import FAST, ProofCluster
-from tests.cluster.workload import BLOCK_BYTES, Workload, spread, verify_everywhere
+from tests.cluster.workload import Workload, verify_everywhere
 from tests.plain import PlainArray, plain_array
 
 pytestmark = pytest.mark.cluster

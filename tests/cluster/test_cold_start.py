@@ -15,15 +15,10 @@ import pytest
 
 from mdcluster.control.client import RefusedError
 from mdcluster.control.verbs import AssembleArgs, Verb
+from tests.blocks import BLOCK_BYTES, ContentError, spread
 from tests.cluster.images import assert_holds, assert_identical
 from tests.cluster.proof import FAST, ProofCluster
-from tests.cluster.workload import (
-    BLOCK_BYTES,
-    ContentError,
-    Workload,
-    spread,
-    verify_everywhere,
-)
+from tests.cluster.workload import Workload, verify_everywhere
 
 pytestmark = pytest.mark.cluster
 

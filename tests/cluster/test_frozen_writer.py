@@ -12,6 +12,7 @@ import pytest
 
 from mdcluster.control.verbs import Verb
 from mdcluster.md.embedded_sync import DEPTH
+from tests.blocks import BLOCK_BYTES, Block, spread
 from tests.cluster.images import assert_holds, assert_identical, fill_with_noise, superblock
 from tests.cluster.proof import (
     FAST,
@@ -23,14 +24,7 @@ from tests.cluster.proof import (
     late_copies,
     marks,
 )
-from tests.cluster.workload import (
-    BLOCK_BYTES,
-    Block,
-    Workload,
-    spread,
-    verify_everywhere,
-    write_now,
-)
+from tests.cluster.workload import Workload, verify_everywhere, write_now
 
 pytestmark = pytest.mark.cluster
 

@@ -7,9 +7,10 @@ import pytest
 
 from mdcluster.control.client import RefusedError
 from mdcluster.control.verbs import CreateArgs, GrowArgs, Verb
+from tests.blocks import BLOCK_BYTES, Block, spread
 from tests.cluster.images import assert_holds, assert_identical, fill_with_noise, superblock
 from tests.cluster.proof import FAST, ProofCluster, copying, marks
-from tests.cluster.workload import BLOCK_BYTES, Block, Workload, spread, verify_everywhere
+from tests.cluster.workload import Workload, verify_everywhere
 
 pytestmark = pytest.mark.cluster
 

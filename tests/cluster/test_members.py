@@ -7,9 +7,10 @@ import pytest
 
 from mdcluster.control.verbs import ActionArgs, ActionWord, ReplaceArgs, Verb
 from mdcluster.metadata.superblock import FEATURE_REPLACEMENT
+from tests.blocks import BLOCK_BYTES, spread
 from tests.cluster.images import assert_holds, assert_identical, fill_with_noise, superblock
 from tests.cluster.proof import FAST, PACED, ProofCluster, ProofDaemon, copying, marks
-from tests.cluster.workload import BLOCK_BYTES, Workload, spread, verify_everywhere
+from tests.cluster.workload import Workload, verify_everywhere
 
 pytestmark = pytest.mark.cluster
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.blocks import BLOCK_BYTES, spread
 from tests.cluster.images import assert_holds, assert_identical, fill_with_noise
 from tests.cluster.proof import (
     FAST,
@@ -16,7 +17,7 @@ from tests.cluster.proof import (
     assert_one_gate,
     marks,
 )
-from tests.cluster.workload import BLOCK_BYTES, Workload, spread, verify_everywhere
+from tests.cluster.workload import Workload, verify_everywhere
 
 pytestmark = pytest.mark.cluster
 

@@ -11,16 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.blocks import BLOCK_BYTES, NOISE, Block, spread
 from tests.cluster.images import SECTOR_BYTES, assert_holds, differences, superblock
-from tests.cluster.workload import (
-    BLOCK_BYTES,
-    NOISE,
-    Block,
-    Tally,
-    Workload,
-    spread,
-    verify_everywhere,
-)
+from tests.cluster.workload import Tally, Workload, verify_everywhere
 from tests.demo.errors import check
 
 BLOCKS: Final = 600

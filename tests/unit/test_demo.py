@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.blocks import BLOCK_BYTES
 from tests.cluster.images import fill_with_noise
-from tests.cluster.workload import BLOCK_BYTES
 from tests.demo import workload
 from tests.demo.cluster import Happening
 from tests.demo.errors import CheckError, check
