@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from tests.vm.lab.channel import Channel
 from tests.vm.lab.errors import CommandError, GuestDeadError, LabError, LateError
@@ -14,6 +15,7 @@ from tests.vm.lab.faulty import FaultyDisks
 from tests.vm.lab.network import Network
 from tests.vm.lab.qemu import Machine, Process
 from tests.vm.lab.result import Result
+from tests.vm.lab.tunnel import Tunnel
 from tests.vm.standalone.frames import CHUNK_MAX_BYTES, Message, bytes_of, text_of
 
 BOOT_LIMIT_S = 180.0
@@ -51,6 +53,7 @@ class Guest:
         self._process: Process | None = None
         self._channel: Channel | None = None
         self._started_s = 0.0
+        self._tunnels: dict[str, Tunnel] = {}
 
     # --- life --------------------------------------------------------------------------------
 
@@ -254,6 +257,21 @@ class Guest:
 
     def write_text(self, path: str, text: str) -> None:
         self.write_bytes(path, text.encode())
+
+    def tunnel(self, path: str) -> Path:
+        """A unix socket on the host that leads to this one in the guest, over all its boots."""
+        with self._life:
+            if path not in self._tunnels:
+                near = self.machine.socket(f"tunnel{len(self._tunnels)}")
+                self._tunnels[path] = Tunnel(near, path, self.ask)
+            return self._tunnels[path].path
+
+    def close(self) -> None:
+        """Its power is cut, and nothing leads into it."""
+        self.power_cut()
+        for tunnel in self._tunnels.values():
+            tunnel.close()
+        self._tunnels.clear()
 
     def ask(self, message: Message, takes_s: float = 0.0) -> Message:
         """What the agent answers, within what it may take and some time more."""

@@ -166,7 +166,7 @@ class Lab:
     def close(self) -> None:
         """Cut every guest's power and remove every file; may be called again."""
         for guest in self.guests:
-            guest.power_cut()
+            guest.close()
         self.network.close()
         self._folder.remove()
         atexit.unregister(self.close)

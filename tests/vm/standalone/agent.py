@@ -6,14 +6,18 @@ A command never makes it wait for ever: whoever does not end in time is killed w
 process group, and whoever cannot be killed is reported with where in the kernel it hangs.
 """
 
+import itertools
 import mmap
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -30,6 +34,7 @@ KILL_LIMIT_S = 2.0
 DRAIN_LIMIT_S = 0.3
 """How long output is read on after the process ended: its children may hold the pipe for ever."""
 AT_ONCE_MAX = 64
+CONNECT_LIMIT_S = 2.0
 
 
 class Output:
@@ -69,7 +74,13 @@ class Agent:
             "wait": self._wait,
             "read": self._read,
             "write": self._write,
+            "connect": self._connect,
+            "send": self._send_on,
+            "receive": self._receive,
+            "hang_up": self._hang_up,
         }
+        self._streams: dict[int, socket.socket] = {}
+        self._numbers = itertools.count(1)
 
     def serve(self) -> None:
         reader = Reader()
@@ -156,6 +167,34 @@ class Agent:
             return {"rc": self._spawned[message["name"]].wait(message["timeout_s"])}
         except subprocess.TimeoutExpired:
             return {"rc": None}
+
+    # --- unix sockets ------------------------------------------------------------------------
+
+    def _connect(self, message: Message) -> Message:
+        stream = socket.socket(socket.AF_UNIX)
+        stream.settimeout(CONNECT_LIMIT_S)
+        stream.connect(message["path"])
+        number = next(self._numbers)
+        self._streams[number] = stream
+        return {"stream": number}
+
+    def _send_on(self, message: Message) -> Message:
+        self._streams[message["stream"]].sendall(bytes_of(message["data"]))
+        return {}
+
+    def _receive(self, message: Message) -> Message:
+        """What came; empty once it was closed, None if nothing comes in time."""
+        stream = self._streams[message["stream"]]
+        if not select.select([stream], [], [], message["timeout_s"])[0]:
+            return {"data": None}
+        return {"data": text_of(stream.recv(1 << 16))}
+
+    def _hang_up(self, message: Message) -> Message:
+        stream = self._streams.pop(message["stream"])
+        with suppress(OSError):
+            stream.shutdown(socket.SHUT_RDWR)
+        stream.close()
+        return {}
 
     # --- files -------------------------------------------------------------------------------
 
