@@ -141,12 +141,17 @@ class KernelArray(KernelMembers):
             link.unlink(missing_ok=True)
 
     def stop(self) -> None:
-        """ArrayBusyError while anybody has it open."""
+        """ArrayBusyError while anybody has it open. Members that md lets go of have not failed."""
+        members = list(self.members.values())
+        for member in members:
+            member.changing = True
         try:
             self.dir.write("array_state", "clear")
         except AttributeFault as error:
             if not self.dir.exists():
                 return
+            for member in members:
+                member.changing = False
             raise ArrayBusyError(
                 f"array {self.name} is in use on this node (mounted, or open by a program): {error}"
             ) from None

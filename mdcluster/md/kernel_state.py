@@ -46,7 +46,7 @@ class Attached:
     dir: MemberDir
     good: bool
     failed: bool = False  # `fail` was called
-    changing: bool = False  # we make it faulty for a moment ourselves
+    changing: bool = False  # we make it faulty for a moment, or take it away, ourselves
 
     @property
     def device(self) -> DeviceId:

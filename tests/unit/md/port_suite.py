@@ -159,6 +159,13 @@ class PortSuite:
         await lab.driver.stop(ARRAY)
         assert lab.driver.arrays() == ()
 
+    async def test_a_stop_is_no_failure_of_members(self, lab: Lab) -> None:
+        for _ in range(5):
+            await lab.start(array())
+            await lab.write(0, os.urandom(BLOCK))
+            await lab.driver.stop(ARRAY)
+        assert lab.failures() == []
+
     @pytest.mark.parametrize(("level", "disks"), [(1, 2), (1, 3), (10, 4), (10, 3)])
     async def test_failed_write_is_held_until_fail_unblock_activate(
         self, lab: Lab, level: int, disks: int
