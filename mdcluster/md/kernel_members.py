@@ -121,6 +121,8 @@ class KernelMembers(KernelState):
             self.give_role(member, None if in_sync else 0)
             if in_sync:
                 self._finish_recovery([member])
+                member.good = True
+                self.write_pin()
         except DriverError:
             if member.dir.slot < 0:
                 member.dir.write("state", "remove")
@@ -169,6 +171,7 @@ class KernelMembers(KernelState):
         for member in members:
             member.good = True
             member.entry = replace(member.entry, state=MemberState.IN_SYNC, replacement=False)
+        self.write_pin()
 
     # --- the shape -----------------------------------------------------------------------------
 

@@ -257,29 +257,30 @@ class KernelState:
     # --- where reads go ----------------------------------------------------------------------
 
     def write_pin(self) -> None:
-        """Below resync_start md balances, above it reads the first member in sync (raid1.c,
-        read_balance). While a sync runs it is the sync's position."""
-        if not self.syncing:
-            self.dir.write("resync_start", 0 if self.pinned else "none")
-            self._read_mostly(None)
+        """Read from the first member in sync only, or from all.
 
-    def balance(self) -> None:
-        """Nothing to be resynced, for md: or it would begin that as soon as it is not frozen, and
-        since Linux 6.11 before any recovery; and a raid10 takes no member before (raid10_add_disk).
-
-        Reads of a raid1 go to the first member in sync all the same: the others are write-mostly.
+        raid1: the others are write-mostly. (With `resync_start` below the end raid1 reads from the
+        first member, too, but Linux 6.12 even if that one is being recovered: raid1.c,
+        choose_first_rdev.) raid10: above resync_start the first copy is read (raid10.c,
+        read_balance); while a sync runs that is the sync's position.
         """
+        first = None
         if self.pinned and self.state.level == 1:
             good = [m for m in self.members.values() if m.good and "in_sync" in m.dir.flags]
-            self._read_mostly(min(good, key=lambda m: m.entry.role, default=None))
-        self.dir.write("resync_start", "none")
-
-    def _read_mostly(self, first: Attached | None) -> None:
-        """From this one; None: from all."""
+            first = min(good, key=lambda m: m.entry.role, default=None)
         for member in self.members.values():
             avoided = first is not None and member is not first and member.good
             if avoided != ("write_mostly" in member.dir.flags):
                 member.dir.write("state", "writemostly" if avoided else "-writemostly")
+        if not self.syncing:
+            pinned = self.pinned and self.state.level != 1
+            self.dir.write("resync_start", 0 if pinned else "none")
+
+    def balance(self) -> None:
+        """Nothing to be resynced, for md: or it would begin that as soon as it is not frozen, and
+        since Linux 6.11 before any recovery; and a raid10 takes no member before (raid10_add_disk).
+        """
+        self.dir.write("resync_start", "none")
 
     @contextmanager
     def balanced(self) -> Iterator[None]:

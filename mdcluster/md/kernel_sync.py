@@ -44,6 +44,8 @@ class KernelSync:
         self._array = array
         self._gate_check = gate_check
         self._end = array.geometry.size_sectors
+        # Where md is, in array sectors: at the start all below is certain to be complete.
+        self._at_sectors = array.geometry.array_range(position_sectors, self._end)[0]
         self._stopping = False
         self._finished = False
 
@@ -79,7 +81,8 @@ class KernelSync:
             raise
 
     def _begin(self) -> None:
-        put, at = self._array.dir.write, self._md_position(self.position_sectors)
+        put = self._array.dir.write
+        at = self.position_sectors if self.kind is SyncKind.RECOVER else self._at_sectors
         if self.kind in _BY_BITMAP:
             put("resync_start", 0)
         else:
@@ -109,7 +112,7 @@ class KernelSync:
         slot = self._array.slot
         if slot is None or not self.by_bitmap:
             return False
-        return slot.needed_sectors(0, self._copy_range(0, self.position_sectors)[1]) > 0
+        return slot.needed_sectors(0, self._at_sectors) > 0
 
     def limit(self, hi_sectors: int) -> SyncStep:
         """Copy up to `hi`. DriverError if it fails or is stopped, GateShutError from the gate."""
@@ -118,7 +121,8 @@ class KernelSync:
         self._refuse_if_stopped()
         if self._finished or hi <= lo:
             return SyncStep(lo, 0, 0, self.next_dirty(lo))
-        planned = self._planned(lo, hi)
+        end_sectors = self._copy_range(lo, hi)[1]
+        planned = self._planned(lo, hi, end_sectors)
         before, mismatched = self._moved(), array.mismatched_sectors
         self._gate_check()
         self.limit_sectors = hi
@@ -132,8 +136,8 @@ class KernelSync:
         found = array.mismatched_sectors - mismatched
         moved = (self._moved() - before) // self._copies()
         if array.slot is not None and self.kind is not SyncKind.CHECK:
-            array.slot.copied(*self._copy_range(lo, hi))
-        self.position_sectors = hi
+            array.slot.copied(self._at_sectors, end_sectors)
+        self.position_sectors, self._at_sectors = hi, end_sectors
         return SyncStep(hi, planned, min(moved, planned), self.next_dirty(hi), found)
 
     def _to_the_end(self) -> None:
@@ -254,17 +258,16 @@ class KernelSync:
     def _counted(self) -> Iterable[Attached]:
         return self._targets() if self.kind is SyncKind.RECOVER else self._copied()
 
-    def _planned(self, lo: int, hi: int) -> int:
+    def _planned(self, lo: int, hi: int, end_sectors: int) -> int:
         """raid10 recovers by devices: the sectors of each; otherwise sectors of the array."""
         slot = self._array.slot
         if self.kind is SyncKind.RECOVER:
             if self.by_bitmap and slot is not None and self._array.geometry.level == 1:
                 return slot.needed_sectors(lo, hi)
             return 0 if self.by_bitmap else hi - lo
-        first, end = self._copy_range(lo, hi)
         if slot is not None and self.by_bitmap:
-            return slot.needed_sectors(first, end)
-        return end - first
+            return slot.needed_sectors(self._at_sectors, end_sectors)
+        return end_sectors - self._at_sectors
 
     def _copy_range(self, lo: int, hi: int) -> tuple[int, int]:
         return self._array.geometry.copy_range(lo, hi)
