@@ -121,7 +121,7 @@ class KernelMembers(KernelState):
             self.give_role(member, None if in_sync else 0)
             if in_sync:
                 self._finish_recovery([member])
-                member.good = True
+                member.good, member.entry = True, entry
                 self.write_pin()
         except DriverError:
             if member.dir.slot < 0:
