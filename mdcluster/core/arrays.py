@@ -204,13 +204,22 @@ def _with_runners(state: ArrayState, lives: tuple[Life, ...]) -> ArrayState | Re
                 f"{state.name}: no bitmap slot is free for {life.node}: all {slots_max} are in use "
                 "or wait for the resync of dead nodes"
             )
-        slots = sorted((*state.slots, Slot(free[0], life)), key=lambda slot: slot.index)
-        state = replace(state, slots=tuple(slots), running=(*state.running, life))
+        stay = state.stays + 1
+        slots = sorted((*state.slots, Slot(free[0], life, stay=stay)), key=lambda slot: slot.index)
+        running = (*state.running, life)
+        state = replace(state, slots=tuple(slots), running=running, stays=stay)
     return state
 
 
 def _leave(state: ArrayState, change: LeaveRunner, context: _Context) -> ArrayState | Refused:
-    return _without_runner(state, change.life) if change.life in state.running else state
+    return _without_runner(state, change.life) if _runs(state, change) else state
+
+
+def _runs(state: ArrayState, change: LeaveRunner | EndLife) -> bool:
+    """Whether the life runs it, and in the very stay that is meant."""
+    slot = state.slot_of(change.life)
+    meant = not change.stay or (slot is not None and slot.stay == change.stay)
+    return change.life in state.running and meant
 
 
 def _without_runner(state: ArrayState, life: Life) -> ArrayState:
@@ -236,7 +245,7 @@ def _of_former(slot: Slot) -> Slot:
 
 
 def _end_life(state: ArrayState, change: EndLife, context: _Context) -> ArrayState | Refused:
-    if change.life not in state.running:
+    if not _runs(state, change):
         return state
     slots = tuple(replace(s, dirty=True) if s.life == change.life else s for s in state.slots)
     return replace(state, slots=slots, running=_less(state.running, change.life))

@@ -61,11 +61,14 @@ class Departures:
         runs_here: Callable[[ArrayState], bool],
         *,
         still: Callable[[], bool],
+        stay: Callable[[ArrayId], int],
         outlives: bool,
     ) -> None:
-        """still: copy no more; whether all that was under way has ended. outlives: md's arrays."""
+        """still: copy no more; whether all that was under way has ended. stay: that of this life,
+        as far as is known here (0: none). outlives: md's arrays."""
         self._env = env
         self._still = still
+        self._stay = stay
         self._outlives = outlives
         self.kept: dict[ArrayId, str] = {}  # in use when the daemon was to stop: by whom
         self._replica = replica
@@ -141,7 +144,7 @@ class Departures:
         """Listed, but md does not run it: whether every write was finished nobody knows."""
         self.left[array] = NOT_RUNNING
         self._env.notify("array_not_running", array=array, why=NOT_RUNNING)
-        self.propose_left(array, clean=False)
+        self.propose_left(array, self._stay(array), clean=False)
 
     def array_left(self, ev: ArrayLeft) -> None:
         clean = ev.clean and not self._replica.failures_pending(ev.array)
@@ -149,7 +152,7 @@ class Departures:
         self._replica.left(ev.array)
         self._leaving.discard(ev.array)
         if not self._replica.is_gone(ev.array):
-            self.propose_left(ev.array, clean=clean)
+            self.propose_left(ev.array, self._stay(ev.array), clean=clean)
 
     def array_kept(self, ev: ArrayKept) -> None:
         """It is in use, and outlives this daemon."""
@@ -159,17 +162,20 @@ class Departures:
         self._replica.kept(ev.array)
         self._env.notify("array_kept", array=ev.array, why=ev.why)
 
-    def propose_left(self, array: ArrayId, *, clean: bool) -> None:
-        """Until it is committed, the others wait for this node in this array."""
+    def propose_left(self, array: ArrayId, stay: int, *, clean: bool) -> None:
+        """Until it is committed, the others wait for this node in this array.
+
+        It may have been known to others already, and this life may run it again when they hear.
+        """
 
         def outcome(state: str, text: str) -> None:
             settled = array in self._unlisted or self._replica.is_gone(array)
             if state == "refused" and not settled:
-                key = (LEFT_TIMER, array, "clean" if clean else "dirty")
+                key = (LEFT_TIMER, array, str(stay), "clean" if clean else "dirty")
                 self._env.after(key, self._env.timing.retry_max_ms)
 
         change = LeaveRunner if clean else EndLife
-        self._asks.own(change(array, self._env.me), outcome)
+        self._asks.own(change(array, self._env.me, stay), outcome)
 
     def state_applied(self, state: ArrayState) -> None:
         if self._env.me not in state.running:

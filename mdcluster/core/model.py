@@ -109,11 +109,15 @@ class SyncPass:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Which life owns a bitmap slot; dirty once that life has ended and its bits remain."""
+    """Which life owns a bitmap slot; dirty once that life has ended and its bits remain.
+
+    stay: a life may leave an array and run it again; the number of this time, from 1.
+    """
 
     index: int
     life: Life
     dirty: bool = False
+    stay: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +149,7 @@ class ArrayState:
     # came (md's mismatch_cnt)
     shown_sectors: int | None = None  # the component size that applications see, while not every
     # node has all of size_sectors; None: all of it
+    stays: int = 0  # how often some life began to run it
 
     def member(self, device: DeviceId) -> Member | None:
         return next((m for m in self.members if m.device == device), None)
@@ -358,18 +363,23 @@ class JoinRunner:
 
 @dataclass(frozen=True, slots=True)
 class LeaveRunner:
-    """The life, alive, has stopped the array in order (no bits left behind)."""
+    """The life, alive, has stopped the array in order (no bits left behind).
+
+    stay: as its slot has it; the word of it may come when the life runs it again. 0: any.
+    """
 
     array: ArrayId
     life: Life
+    stay: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class EndLife:
-    """The life was fenced or is over: its slot becomes dirty."""
+    """The life was fenced or is over: its slot becomes dirty. stay: as of LeaveRunner."""
 
     array: ArrayId
     life: Life
+    stay: int = 0
 
 
 @dataclass(frozen=True, slots=True)

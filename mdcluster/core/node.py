@@ -272,6 +272,7 @@ class Node:
             self.asks,
             self._runs_here,
             still=self._be_still,
+            stay=self._stay_in,
             outlives=self._outlives,
         )
         self.feeding = Feeding(env, self.ledger, self.replica)
@@ -427,7 +428,7 @@ class Node:
         )
 
     def _on_left_timer(self, key: TimerKey) -> None:
-        self.departures.propose_left(ArrayId(key[1]), clean=key[2] == "clean")
+        self.departures.propose_left(ArrayId(key[1]), int(key[2]), clean=key[3] == "clean")
 
     def _on_patrol_timer(self, _: TimerKey) -> None:
         self.commits.reproject_all()
@@ -789,6 +790,11 @@ class Node:
             target = self.keeper.successor(self.ledger.cluster)
             if target is not None and self.election.ready:
                 self.commits.own(HandOver(target))
+
+    def _stay_in(self, array: ArrayId) -> int:
+        state = self.ledger.array(array)
+        slot = state.slot_of(self._me) if state is not None else None
+        return slot.stay if slot is not None and not slot.dirty else 0
 
     def _be_still(self) -> bool:
         """Nothing may be copied, or written through the gate, by what runs on without us."""
