@@ -492,7 +492,9 @@ class Checkers:
                 self.fail(f"(5) {host.name} starts {state.name} with stale member {leg.device}")
 
     def newest_array(self, uuid: str) -> ArrayState | None:
-        entry = self.applied_newest.get(uuid)
+        """As committed: where every node has left it, no md applies it any more."""
+        known = (self.applied_newest.get(uuid), self.committed_newest.get(uuid))
+        entry = max((e for e in known if e is not None), key=lambda e: e.stamp, default=None)
         return entry.state if entry is not None and isinstance(entry.state, ArrayState) else None
 
     def newest_arrays(self) -> Iterable[ArrayState]:
