@@ -282,8 +282,8 @@ class Replica:
 
     @property
     def busy(self) -> bool:
-        """Whether the driver is bringing some array to a state, or stopping one."""
-        return bool(self._applying or self._leaving)
+        """Whether md is brought to a state, stops an array, or runs what none was applied to."""
+        return bool(self._applying or self._leaving or self._inherited)
 
     def failures_pending(self, array: ArrayId) -> bool:
         """Whether writes of this array are held by a failure here."""

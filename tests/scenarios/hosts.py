@@ -60,6 +60,7 @@ class Host(Md):
         self.starts = 0
         self.wipe()
         self.reset_md()
+        self.watchdog = Watchdog(self)
         self._reset()
 
     def wipe(self) -> None:
@@ -80,7 +81,7 @@ class Host(Md):
         self.busy: set[tuple[str, str]] = set()
         self.parking: set[str] = set()
         self.parked: list[tuple[tuple[str, str], fx.Effect]] = []
-        self.watchdog = Watchdog(self)
+        self.watchdog.closed()
         self.problems: dict[str, str] = {}  # kind of effect -> what goes wrong with the next
 
     # --- life ----------------------------------------------------------------------------
@@ -92,6 +93,7 @@ class Host(Md):
             self.boots += 1
             self.life = life_of(self.node, self.boots)
             self.runs_md = True
+            self.watchdog = Watchdog(self)
         self.starts += 1
         self._reset()
         self.core = Node(

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 class Watchdog:
-    """One for each life of a host; it runs from the first feed on."""
+    """One for each life of a host; from the first feed on it runs, with or without a daemon."""
 
     def __init__(self, host: "Host") -> None:
         self._host = host
@@ -23,6 +23,10 @@ class Watchdog:
             self._tick()
         elif self.starved:
             self._feed()
+
+    def closed(self) -> None:
+        """The process that fed it is gone."""
+        self._until_ms = 0
 
     def _tick(self) -> None:
         if self._is_over():
@@ -42,7 +46,7 @@ class Watchdog:
     def _fire(self, fed_ms: int) -> None:
         if self._fed_ms == fed_ms and not self._is_over():
             self._host.world.note(f"{self._host.node}: Reset")
-            self._host.kill()
+            self._host.power_off()
 
     def _is_over(self) -> bool:
-        return self._host.core is None or self._host.life != self._life
+        return not self._host.runs_md or self._host.life != self._life

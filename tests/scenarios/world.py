@@ -75,7 +75,7 @@ class Peer:
     def event(self, event: object) -> None:
         raise NotImplementedError
 
-    def kill(self) -> None:
+    def power_off(self) -> None:
         raise NotImplementedError
 
     @property
@@ -123,8 +123,8 @@ class World:
 
     def switch_off(self, name: str) -> bool:
         """What a fence agent does."""
-        if self.agent_works[name] and self.hosts[name].core is not None:
-            self.hosts[name].kill()
+        if self.agent_works[name] and self.hosts[name].runs_md:
+            self.hosts[name].power_off()
         return self.agent_works[name]
 
     # --- the network ---------------------------------------------------------------------
