@@ -35,7 +35,7 @@ from mdcluster.members.errors import (
     OldCopyError,
     WrongDeviceError,
 )
-from mdcluster.members.look import Identity, identity_of
+from mdcluster.members.look import Identity, identity_of, in_use
 from mdcluster.members.nonceblock import NONCE_OFFSET_BYTES
 from mdcluster.members.projection import project, uuid_of
 from mdcluster.members.proof import Standing, prove
@@ -182,13 +182,25 @@ def _settle(
 
 
 def _refuse_plain(path: str, standing: Standing) -> None:
-    """The guard bit goes only with a release: what is plain again is somebody else's."""
+    """The guard bit goes only with a release: what is plain again is somebody else's.
+
+    A plain one with our nonce is being adopted; if that was interrupted, stock md may have
+    started it meanwhile.
+    """
     superblock = standing.superblock
-    if superblock is not None and not superblock.guarded and not standing.by_nonce:
+    if superblock is None or superblock.guarded:
+        return
+    if not standing.by_nonce:
         raise WrongDeviceError(
             f"{path}: its superblock is that of a plain md array: it was released, or an old copy "
             "of it was put back; --remove it here, then --add it"
         )
+    try:
+        used = in_use(path)
+    except OSError as error:
+        raise MembersError(f"{path}: cannot be opened: {error.strerror}") from error
+    if used:
+        raise MembersError(f"{path}: stock md uses it while it is to be adopted: mdadm --stop")
 
 
 def _refuse_older(path: str, superblock: Superblock | None, writing: Writing) -> None:

@@ -288,6 +288,20 @@ async def test_the_next_writer_goes_on_in_the_middle(array: PlainArray, tmp_path
     assert data_of(array) == before
 
 
+async def test_stock_md_started_it_meanwhile(
+    array: PlainArray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer died after the commit, and somebody uses the plain array by now."""
+    made, before = await take(Host(tmp_path), adopt(array.paths)), whole(array.paths)
+    monkeypatch.setattr("mdcluster.members.area.in_use", lambda path: path == array.paths[1])
+    second = Host(tmp_path, 1)
+    second.knows(made)
+    written, failed = await second.members.write_superblocks(made)
+    assert [device for device, _ in failed] == [state_of(made).members[1].device]
+    assert "mdadm --stop" in failed[0][1] and len(written) == 1
+    assert whole(array.paths)[1] == before[1]
+
+
 async def test_an_area_with_fewer_rings_than_voters(tmp_path: Path) -> None:
     """1 MiB before the data, as old mdadm left it: four rings, and a fifth voter does without."""
     array = plain_array(tmp_path, data_offset_sectors=2048)
