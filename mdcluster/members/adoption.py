@@ -14,7 +14,7 @@ from mdcluster.core.geometry import array_size_sectors, data_sets
 from mdcluster.core.model import AdoptArray, ArrayId, ArrayState, DeviceId, Member, MemberState
 from mdcluster.core.statecheck import level_problem, name_problem
 from mdcluster.members.errors import MembersError
-from mdcluster.members.look import Identity, identity_of, in_use
+from mdcluster.members.look import Identity, hold, identity_of
 from mdcluster.metadata import bitmap
 from mdcluster.metadata.cluster_area import Header
 from mdcluster.metadata.device import DeviceReader
@@ -55,11 +55,10 @@ def read_plain(path: str, force: bool) -> Plain:
     Raises MembersError, MetadataError. Blocking.
     """
     identity = identity_of(path)
-    if _busy(path):
-        raise MembersError(
-            f"{path}: Device or resource busy: stop the array first, on every host "
-            "(mdadm --stop), and unmount what is on it"
-        )
+    try:
+        hold(path).release()
+    except MembersError as error:
+        raise MembersError(f"{error}; stop the array first, on every host: mdadm --stop") from None
     found = read_member(path, with_rings=False)
     superblock = found.superblock
     if superblock is None:
@@ -75,13 +74,6 @@ def read_plain(path: str, force: bool) -> Plain:
         beside = read_beside(device, superblock)
     header = found.header if superblock.guarded else None
     return Plain(path, identity, found.size_bytes, superblock, beside, header)
-
-
-def _busy(path: str) -> bool:
-    try:
-        return in_use(path)
-    except OSError as error:
-        raise MembersError(f"{path}: cannot be opened: {error.strerror}") from error
 
 
 def adoption(plains: Sequence[Plain], name: str | None) -> AdoptArray:

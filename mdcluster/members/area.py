@@ -35,7 +35,7 @@ from mdcluster.members.errors import (
     OldCopyError,
     WrongDeviceError,
 )
-from mdcluster.members.look import Identity, identity_of, in_use
+from mdcluster.members.look import Hold, Identity, hold, identity_of
 from mdcluster.members.nonceblock import NONCE_OFFSET_BYTES
 from mdcluster.members.projection import project, uuid_of
 from mdcluster.members.proof import Standing, prove
@@ -99,10 +99,18 @@ def check_writing(writing: Writing) -> None:
 
 
 def write_member(
-    path: str, member: Member, writing: Writing, memo: Memo | None, check: Check
+    path: str,
+    member: Member,
+    writing: Writing,
+    memo: Memo | None,
+    check: Check,
+    *,
+    held: bool = False,
 ) -> Memo:
     """Write the commit onto this member; durable on return.
 
+    held: the caller keeps the device from stock md. A plain member is kept from it until its
+    superblock is ours: each close on the way would have udev start it.
     Raises MembersError, MetadataError, or what `check` raises (the gate is shut).
     """
     assert not writing.state.released, "a released member is written by release_member"
@@ -110,11 +118,31 @@ def write_member(
     if memo and (memo.term, memo.identity) != (writing.entry.stamp.term, identity):
         memo = None
     check()
+    kept, standing = Hold(), None
+    if memo is None:
+        standing = _prove(path, member, writing)
+        if _is_plain(standing) and not held:
+            kept = hold(path)
+    try:
+        return _write(path, member, writing, memo or standing, identity, check)
+    finally:
+        kept.release()
+
+
+def _write(
+    path: str,
+    member: Member,
+    writing: Writing,
+    known: Memo | Standing | None,
+    identity: Identity,
+    check: Check,
+) -> Memo:
     with DeviceWriter(path, check) as gated:
-        if memo is None:
-            memo = _settle(path, member, writing, identity, gated)
+        if isinstance(known, Memo):
+            memo = replace(known, header=_kept_header(known.header, writing, gated))
         else:
-            memo = replace(memo, header=_kept_header(memo.header, writing, gated))
+            assert known is not None
+            memo = _settle(path, member, writing, identity, known, gated)
         memo = _write_ring(path, memo, writing)
         made = project(writing.state, writing.entry.stamp, member, writing.now_s)
         gated.write(SUPER_OFFSET_BYTES, encode(made))
@@ -146,13 +174,15 @@ def release_member(path: str, member: Member, writing: Writing, check: Check) ->
 
 
 def _settle(
-    path: str, member: Member, writing: Writing, identity: Identity, gated: DeviceWriter
+    path: str,
+    member: Member,
+    writing: Writing,
+    identity: Identity,
+    standing: Standing,
+    gated: DeviceWriter,
 ) -> Memo:
-    """First writing in this term: prove the device, see to its area, find the own ring's end."""
+    """First writing in this term, of a proved device: its area, and the end of the own ring."""
     state, term = writing.state, writing.entry.stamp.term
-    array, device = uuid_of(state.uuid, "array"), uuid_of(member.device, "device")
-    standing = prove(path, array, device)
-    _refuse_plain(path, standing)
     cluster = uuid_of(writing.cluster.uuid, "cluster")
     header = standing.header
     if header is not None and header.cluster_uuid != cluster:
@@ -161,8 +191,8 @@ def _settle(
         raise MembersError(f"{path}: its cluster area {header.area} is not that of the array")
     if header is None:
         header = _fresh_header(member, writing)
-        damaged = standing.header is None and not standing.by_nonce
-        if damaged and standing.superblock is not None and standing.superblock.guarded:
+        guarded = standing.superblock is not None and standing.superblock.guarded
+        if standing.header is None and guarded:
             # Both header copies are damaged: the slots behind them may be in use.
             gated.write(_place(header), cluster_area.encode_header(header))
         else:
@@ -181,26 +211,23 @@ def _settle(
     return Memo(term, identity, header, ring.next_index(_LANE), standing.by_nonce)
 
 
-def _refuse_plain(path: str, standing: Standing) -> None:
+def _prove(path: str, member: Member, writing: Writing) -> Standing:
     """The guard bit goes only with a release: what is plain again is somebody else's.
 
-    A plain one with our nonce is being adopted; if that was interrupted, stock md may have
-    started it meanwhile.
+    Unless our nonce stands there: then it is being adopted.
     """
-    superblock = standing.superblock
-    if superblock is None or superblock.guarded:
-        return
-    if not standing.by_nonce:
+    array, device = uuid_of(writing.state.uuid, "array"), uuid_of(member.device, "device")
+    standing = prove(path, array, device)
+    if _is_plain(standing) and not standing.by_nonce:
         raise WrongDeviceError(
             f"{path}: its superblock is that of a plain md array: it was released, or an old copy "
             "of it was put back; --remove it here, then --add it"
         )
-    try:
-        used = in_use(path)
-    except OSError as error:
-        raise MembersError(f"{path}: cannot be opened: {error.strerror}") from error
-    if used:
-        raise MembersError(f"{path}: stock md uses it while it is to be adopted: mdadm --stop")
+    return standing
+
+
+def _is_plain(standing: Standing) -> bool:
+    return standing.superblock is not None and not standing.superblock.guarded
 
 
 def _refuse_older(path: str, superblock: Superblock | None, writing: Writing) -> None:

@@ -124,18 +124,34 @@ def _of_md(problems: Sequence[MetadataError]) -> str:
     return ""
 
 
-def in_use(path: str) -> bool:
-    """Whether the kernel has a block device in use: mounted, in an array, claimed by a daemon."""
-    if not stat.S_ISBLK(os.stat(path).st_mode):
-        return False
+class Hold:
+    """A block device that stock md, mount and the like cannot take while this is held."""
+
+    def __init__(self, fd: int = -1) -> None:
+        self._fd = fd
+
+    def release(self) -> None:
+        """More than once does no harm."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def hold(path: str) -> Hold:
+    """Keep a block device from others on this host; nothing to hold for a file.
+
+    Each close of a device that was written makes udev look at it, and mdadm take what looks
+    like a plain member. MembersError if it is mounted, in an array, or claimed by a daemon.
+    """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
+        if not stat.S_ISBLK(os.stat(path).st_mode):
+            return Hold()
+        return Hold(os.open(path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
     except OSError as error:
         if error.errno == errno.EBUSY:
-            return True
-        raise
-    os.close(fd)
-    return False
+            text = f"{path}: Device or resource busy (mounted, or in use by an array)"
+            raise MembersError(text) from None
+        raise MembersError(f"{path}: cannot be opened: {error.strerror}") from None
 
 
 def candidates(patterns: Iterable[str], hints: Iterable[str] = ()) -> tuple[str, ...]:

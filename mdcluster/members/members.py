@@ -42,7 +42,7 @@ from mdcluster.members.area import (
     write_member,
 )
 from mdcluster.members.errors import MembersError, NewerFoundError
-from mdcluster.members.look import Look, in_use
+from mdcluster.members.look import Look, hold
 from mdcluster.members.nonceblock import NONCE_BYTES
 from mdcluster.members.nonces import Marked, mark, objection, unmark
 from mdcluster.members.projection import uuid_of
@@ -110,6 +110,8 @@ class Members:
 
     async def paths_of(self, state: ArrayState) -> dict[DeviceId, str]:
         """For the driver's assemble: all members but the faulty that are to be found here."""
+        for member in state.writable:
+            self._let_go(state.uuid, member.device)  # committed by another writer, meanwhile
         if any(self.path_of(m.device) is None for m in state.writable):
             await self.registry.scan()
         paths = {m.device: self.path_of(m.device) for m in state.writable}
@@ -172,7 +174,8 @@ class Members:
                 call = partial(release_member, path, member, writing, check)
                 await self.workers.run(path, deadline_ms, call)
             else:
-                write = partial(write_member, path, member, writing, memo, check)
+                held = self._held(writing.state.uuid, device) is not None
+                write = partial(write_member, path, member, writing, memo, check, held=held)
                 self._memos[device] = await self.workers.run(path, deadline_ms, write)
         except GateShutError:
             return None
@@ -184,19 +187,28 @@ class Members:
         except MdclusterError as error:
             self.registry.forget(device)  # looked for again, should it have moved
             return str(error)
+        finally:
+            self._let_go(writing.state.uuid, device)  # or our own md could not take it
         self._settled(writing.state.uuid, device)
         return ""
 
+    def _held(self, array: ArrayId, device: DeviceId) -> Marked | None:
+        """The mark on this device, by which it is kept from stock md on this host."""
+        marks = (one for marked in self._marked.values() for one in marked)
+        ids = array, device
+        return next((m for m in marks if (str(m.nonce.array), str(m.nonce.device)) == ids), None)
+
+    def _let_go(self, array: ArrayId, device: DeviceId) -> None:
+        if one := self._held(array, device):
+            one.hold.release()
+
     def _settled(self, array: ArrayId, device: DeviceId) -> None:
         """The device has a superblock: nothing is put back there any more."""
-        for op, marked in list(self._marked.items()):
-            left = [
-                m for m in marked if (str(m.nonce.array), str(m.nonce.device)) != (array, device)
-            ]
-            if left:
-                self._marked[op] = left
-            else:
-                del self._marked[op]
+        if settled := self._held(array, device):
+            for op, marked in list(self._marked.items()):
+                self._marked[op] = [one for one in marked if one is not settled]
+                if not self._marked[op]:
+                    del self._marked[op]
 
     # --- adoption ---------------------------------------------------------------------------
 
@@ -247,7 +259,8 @@ class Members:
             await self._unmark(marked)
             return problems[0], ()
         while len(self._marked) >= MARKED_OPS_MAX:
-            del self._marked[next(iter(self._marked))]
+            for one in self._marked.pop(next(iter(self._marked))):
+                one.hold.release()
         self._marked[op] = marked
         values = tuple((m.device, one.nonce.value) for m, one in zip(members, marked, strict=True))
         return "", values
@@ -317,12 +330,14 @@ class Members:
         superblock = seen.superblock if claim.nonce else None
         if superblock is None or superblock.guarded or seen.device != claim.device:
             return ""
-        call = partial(in_use, seen.path)
+        if (mark := self._held(ArrayId(str(superblock.set_uuid)), claim.device)) is not None:
+            return "" if mark.nonce.value == claim.nonce else f"{seen.path} is claimed already"
         try:
-            used = await self.workers.run(seen.path, self._timing.probe_deadline_ms, call)
-        except (MdclusterError, OSError) as error:
-            return f"{seen.path}: {error}"
-        return f"{seen.path} is in use: stop the array first (mdadm --stop)" if used else ""
+            call = partial(_try_hold, seen.path)
+            await self.workers.run(seen.path, self._timing.probe_deadline_ms, call)
+        except MdclusterError as error:
+            return f"{error}; stop the array first (mdadm --stop)"
+        return ""
 
     def _foreign(self, seen: Look, claim: Claim) -> str:
         """A stamp counts only under the cluster's own UUID; a nonce says: it is taken over."""
@@ -391,6 +406,10 @@ class Members:
             return await self.workers.run(path, self._timing.probe_deadline_ms, call)
         except MdclusterError as error:
             return str(error)
+
+
+def _try_hold(path: str) -> None:
+    hold(path).release()
 
 
 def _shows(seen: Look, claim: Claim) -> bool:

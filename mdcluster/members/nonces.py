@@ -6,11 +6,11 @@ if the operation is abandoned.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mdcluster.core.model import ArrayId, ArrayState, NewMember
 from mdcluster.members.errors import MembersError
-from mdcluster.members.look import Identity, Look, in_use
+from mdcluster.members.look import Hold, Identity, Look, hold
 from mdcluster.members.nonceblock import (
     NONCE_BYTES,
     NONCE_OFFSET_BYTES,
@@ -27,11 +27,12 @@ Check = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """A block that was replaced by a nonce."""
+    """A block that was replaced by a nonce; the device is held until it has a superblock."""
 
     path: str
     nonce: Nonce
     before: bytes
+    hold: Hold = field(default_factory=Hold, compare=False)
 
 
 def objection(
@@ -102,27 +103,29 @@ def mark(path: str, array: ArrayId, member: NewMember, value: bytes, check: Chec
     """Write the nonce and read it back. Raises MembersError, MetadataError, or as `check` does."""
     assert len(value) == NONCE_BYTES
     nonce = Nonce(uuid_of(array, "array"), uuid_of(member.device, "device"), value)
+    held = hold(path)
     try:
-        used = in_use(path)
-    except OSError as error:
-        raise MembersError(f"{path}: cannot be opened: {error.strerror}") from error
-    if used:
-        raise MembersError(f"{path}: Device or resource busy (mounted, or in use by an array)")
-    with DeviceReader(path) as reader:
-        before = reader.read(NONCE_OFFSET_BYTES, BLOCK)
-        if decode_nonce(before) is not None:
-            before = bytes(BLOCK)  # left behind by a writer that died
-        with DeviceWriter(path, check) as writer:
-            writer.write(NONCE_OFFSET_BYTES, encode_nonce(nonce))
-        if decode_nonce(reader.read(NONCE_OFFSET_BYTES, BLOCK)) != nonce:
-            raise MembersError(f"{path}: what was written to it does not read back")
-    return Marked(path, nonce, before)
+        with DeviceReader(path) as reader:
+            before = reader.read(NONCE_OFFSET_BYTES, BLOCK)
+            if decode_nonce(before) is not None:
+                before = bytes(BLOCK)  # left behind by a writer that died
+            with DeviceWriter(path, check) as writer:
+                writer.write(NONCE_OFFSET_BYTES, encode_nonce(nonce))
+            if decode_nonce(reader.read(NONCE_OFFSET_BYTES, BLOCK)) != nonce:
+                raise MembersError(f"{path}: what was written to it does not read back")
+    except BaseException:
+        held.release()
+        raise
+    return Marked(path, nonce, before, held)
 
 
 def unmark(marked: Marked, check: Check) -> None:
     """Put back what stood there, unless something else has been written since."""
-    with DeviceReader(marked.path) as reader:
-        if decode_nonce(reader.read(NONCE_OFFSET_BYTES, BLOCK)) != marked.nonce:
-            return
-    with DeviceWriter(marked.path, check) as writer:
-        writer.write(NONCE_OFFSET_BYTES, marked.before)
+    try:
+        with DeviceReader(marked.path) as reader:
+            if decode_nonce(reader.read(NONCE_OFFSET_BYTES, BLOCK)) != marked.nonce:
+                return
+        with DeviceWriter(marked.path, check) as writer:
+            writer.write(NONCE_OFFSET_BYTES, marked.before)
+    finally:
+        marked.hold.release()

@@ -26,6 +26,7 @@ from mdcluster.core.model import (
 )
 from mdcluster.members import MembersError
 from mdcluster.members.adoption import adoption, read_plain
+from mdcluster.members.look import Hold
 from mdcluster.members.nonceblock import NONCE_OFFSET_BYTES
 from mdcluster.metadata import superblock as sb
 from mdcluster.metadata.errors import MetadataError
@@ -293,13 +294,52 @@ async def test_stock_md_started_it_meanwhile(
 ) -> None:
     """The writer died after the commit, and somebody uses the plain array by now."""
     made, before = await take(Host(tmp_path), adopt(array.paths)), whole(array.paths)
-    monkeypatch.setattr("mdcluster.members.area.in_use", lambda path: path == array.paths[1])
+
+    def busy(path: str) -> Hold:
+        if path == array.paths[1]:
+            raise MembersError(f"{path}: Device or resource busy")
+        return Hold()
+
+    monkeypatch.setattr("mdcluster.members.area.hold", busy)
     second = Host(tmp_path, 1)
     second.knows(made)
     written, failed = await second.members.write_superblocks(made)
     assert [device for device, _ in failed] == [state_of(made).members[1].device]
-    assert "mdadm --stop" in failed[0][1] and len(written) == 1
+    assert "busy" in failed[0][1] and len(written) == 1
     assert whole(array.paths)[1] == before[1]
+
+
+async def test_held_from_its_nonce_to_its_superblock(
+    array: PlainArray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each close of what was written has udev look, and mdadm take what looks plain."""
+    held: list[str] = []
+
+    class Watched(Hold):
+        def __init__(self, path: str) -> None:
+            super().__init__()
+            self.path = path
+            held.append(path)
+
+        def release(self) -> None:
+            if self.path in held:
+                held.remove(self.path)
+
+    monkeypatch.setattr("mdcluster.members.nonces.hold", Watched)
+    host = Host(tmp_path)
+    made = await take(host, adopt(array.paths))
+    assert sorted(held) == sorted(array.paths)
+    await host.members.write_superblocks(made)
+    assert held == [] and guarded(array) == [True, True]
+    back = given_back(made)
+    await host.members.write_superblocks(back)
+    await take(host, adopt(array.paths))
+    assert len(held) == 2
+    await host.members.drop_nonces(OP)
+    assert held == []
+    await take(host, adopt(array.paths))
+    await host.members.paths_of(state_of(made))  # committed by another writer: to be run here
+    assert held == []
 
 
 async def test_an_area_with_fewer_rings_than_voters(tmp_path: Path) -> None:

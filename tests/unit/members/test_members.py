@@ -488,10 +488,10 @@ async def test_a_hanging_device_delays_only_itself(
     state = await host.create(kit.creation(*pair))
     go, real = threading.Event(), area.write_member
 
-    def hang(path: str, *args: Any) -> Any:
+    def hang(path: str, *args: Any, **named: Any) -> Any:
         if path == pair[1]:
             go.wait(30)
-        return real(path, *args)
+        return real(path, *args, **named)
 
     monkeypatch.setattr("mdcluster.members.members.write_member", hang)
     try:
