@@ -29,7 +29,8 @@ signals:
   SIGHUP           read clusterips again (a file with mistakes is reported, and not used)
 
 exit codes:
-  0 stopped in order          1 mistakes in the configuration, no such watchdog
+  0 stopped in order          1 mistakes in the configuration, no such watchdog,
+                                a self-test that fails
   2 state directory in use    3 state directory not usable, or damaged
   4 address not available     5 control socket not available
   70 internal fault
@@ -57,6 +58,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--check", action="store_true", help="check the files, print the proof of the timings, end"
     )
+    made.add_argument(
+        "--self-test",
+        action="store_true",
+        help="try on loop devices whether this kernel's md behaves as needed, end (as root)",
+    )
+    made.add_argument("--json", action="store_true", help="with --self-test: as JSON")
     version = importlib.metadata.version("mdcluster")
     made.add_argument("--version", action="version", version=f"mdclusterd {version}")
     return made
@@ -64,6 +71,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    if args.self_test:
+        return _self_test(json=args.json)
     try:
         settings = load_settings(args.config or SETTINGS_FILE, required=args.config is not None)
         file = load_cluster_file(args.clusterips)
@@ -97,6 +106,19 @@ async def _serve(service: "Service") -> int:
     if fault is None:
         return 0
     return _code(fault)
+
+
+def _self_test(*, json: bool) -> int:
+    from mdcluster.md.selftest import as_json, passed, self_test  # noqa: PLC0415
+
+    outcomes = []
+    for outcome in self_test():
+        outcomes.append(outcome)
+        if not json:
+            print(outcome, flush=True)
+    if json:
+        print(as_json(outcomes))
+    return 0 if passed(outcomes) else 1
 
 
 def _fail(error: MdclusterError) -> int:
