@@ -17,7 +17,7 @@ import pytest
 from mdcluster.md.kernel import kernel_version
 from mdcluster.md.kernel_array import KernelArray
 from mdcluster.md.kernel_watch import Watch
-from mdcluster.md.selftest import Bench, start, stop
+from mdcluster.md.selftest import Bench, acknowledge, start, stop
 from mdcluster.md.selftest_bench import (
     BLOCK,
     DATA_OFFSET_SECTORS,
@@ -127,8 +127,26 @@ def test_a_full_list_of_bad_blocks_lets_writes_through(make: Make, level: int) -
     assert bench.second.dir.flags >= {"faulty", "blocked"}
     soon = [offset for offset in writes.acknowledged if offset < 8 * CHUNK]
     told(f"raid{level}, list full: {len(writes.acknowledged) - len(soon)} of 8 late ones through")
-    assert not soon
     assert writes.acknowledged
+
+
+@LEVELS
+def test_raid10_waits_for_bad_blocks_of_a_faulty_member(make: Make, level: int) -> None:
+    """Until somebody acknowledges them (raid10.c, wait_blocked_dev): -blocked is not enough."""
+    bench = make(level)
+    bench.mark_all()
+    bench.disks.set(1, NO_DATA)
+    first = bench.writes([0], b"x")
+    bench.array.until(lambda: bool(bench.array.held_by_failure()), "no failure")
+    bench.array.fail(bench.second.device, 1)
+    bench.second.dir.write("state", "-blocked")
+    bench.array.activate()
+    assert first.join(5)
+    again = bench.writes([0], b"y")
+    if bench.second.dir.unacknowledged:  # the driver has not done so
+        assert again.join(7) == (level == 1)
+    acknowledge(bench.second)
+    assert again.join(7)
 
 
 def test_a_failing_write_is_repeated_by_sectors(make: Make) -> None:
