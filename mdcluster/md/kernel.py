@@ -364,7 +364,7 @@ class KernelDriver:
     def status(self, array: ArrayId) -> ArrayStatus:
         running = self._of(array)
         target, sync = running.array, running.sync
-        lo, hi = target.dir.suspended_sectors
+        lo, hi = target.suspended_sectors
         return ArrayStatus(
             array=array,
             members=target.member_statuses(),

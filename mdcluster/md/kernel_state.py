@@ -113,6 +113,16 @@ class KernelState:
             return 0
 
     @property
+    def suspended_sectors(self) -> tuple[int, int]:
+        """[lo, hi) in which writes wait; md has these files only once the array runs."""
+        try:
+            return self.dir.suspended_sectors
+        except AttributeFault as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return 0, 0
+
+    @property
     def write_pending(self) -> bool:
         return self.dir.state == _PENDING
 

@@ -28,10 +28,10 @@ from mdcluster.control.verbs import (
 )
 from mdcluster.core.effects import Answer
 from mdcluster.core.events import Asked, FenceAcked
-from mdcluster.core.model import AdoptArray, ArrayState, Outcome
+from mdcluster.core.model import AdoptArray, ArrayId, ArrayState, Outcome
 from mdcluster.core.view import NodeView
 from mdcluster.gate import boottime_ms
-from mdcluster.md.driver import MdDriver
+from mdcluster.md.driver import ArrayStatus, DriverError, MdDriver
 from mdcluster.members.registry import Registry
 from mdcluster.mesh.roster import LinkState, LinkStatus
 from mdcluster.requests import RequestError, Requests, Wish, views
@@ -151,15 +151,23 @@ class Handler:
             views.note_progress(self._view(), self._speeds, boottime_ms())
 
     def _here(self) -> views.Here:
-        driver, registry = self._around.driver, self._around.registry
+        registry = self._around.registry
         return views.Here(
             now_ms=boottime_ms(),
             paths=registry.paths,
             numbers=registry.numbers,
-            statuses={array: driver.status(array) for array in driver.arrays()},
+            statuses=self._statuses(),
             links=self._links(),
             spectators=self._around.spectators(),
         )
+
+    def _statuses(self) -> dict[ArrayId, ArrayStatus]:
+        """Of an array that just now comes or goes there may be none."""
+        found = {}
+        for array in self._around.driver.arrays():
+            with suppress(DriverError):
+                found[array] = self._around.driver.status(array)
+        return found
 
     def _links(self) -> Mapping[str, tuple[LinkInfo, ...]]:
         links: defaultdict[str, tuple[LinkInfo, ...]] = defaultdict(tuple)

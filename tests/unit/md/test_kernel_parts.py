@@ -11,8 +11,8 @@ from mdcluster.md import ioctl
 from mdcluster.md.driver import DriverError
 from mdcluster.md.kernel import KernelDriver
 from mdcluster.md.kernel_notes import Notes, read_notes, write_notes
-from mdcluster.md.kernel_state import moves
-from tests.unit.md.port_suite import ARRAY
+from mdcluster.md.kernel_state import KernelState, moves
+from tests.unit.md.port_suite import ARRAY, array
 
 END = 12
 ranges = st.one_of(
@@ -97,3 +97,10 @@ async def test_what_is_none_of_ours_or_does_not_run_is_not_taken_over(
     write_notes(tmp_path / "run/md_data.json", Notes(ARRAY, 1024, False, {}))
     driver = KernelDriver(lambda: None, notes_dir=tmp_path / "run", root=tmp_path)
     assert await driver.inherit(()) == ()
+
+
+def test_nothing_is_held_before_an_array_runs(tmp_path: Path) -> None:
+    """md has the files of a hold only then; whoever asks for the state meanwhile is answered."""
+    a_running_array(tmp_path, "inactive")
+    found = KernelState(array(), read_only=False, notes_dir=tmp_path / "run", root=tmp_path)
+    assert found.suspended_sectors == (0, 0)
