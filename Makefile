@@ -7,7 +7,7 @@ SEEDS  ?= 1000
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint unit scenarios planted cluster sim bench tools clean
-.PHONY: vm vm-smoke vm-tools lab install-host
+.PHONY: vm vm-smoke vm-soak vm-tools lab install-host
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,10 @@ sim: $(READY) ## SEEDS=N simulated clusters, or REPLAY=seed to see one in words
 
 vm: vm-tools $(READY) ## stock kernels in virtual machines (KERNEL=6.12: this one alone)
 	MDCLUSTER_VM_KERNEL=$(KERNEL) $(BIN)/pytest -q tests/vm
+
+vm-soak: vm-tools $(READY) ## ROUNDS=10 of every proof at random moments, both kernels (VM_SEED=n: again)
+	MDCLUSTER_VM_KERNEL=$(KERNEL) MDCLUSTER_VM_ROUNDS=$(or $(ROUNDS),10) MDCLUSTER_VM_SEED=$(VM_SEED) \
+		$(BIN)/pytest -v tests/vm/test_proofs.py tests/vm/test_other_eyes.py
 
 vm-smoke: vm-tools $(READY) ## the few of them that show that the tier works
 	MDCLUSTER_VM_KERNEL=$(KERNEL) $(BIN)/pytest -q -m smoke tests/vm

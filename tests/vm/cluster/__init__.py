@@ -1,0 +1,1 @@
+"""Real daemons over the kernel's md in the lab's guests, and what is proved of them."""

@@ -1,0 +1,139 @@
+"""What looks at the arrays without being a voter: a spectator, md's own words, stock mdadm.
+
+Two voters and a spectator. A node that alone cannot write a member leaves (policy `leave`).
+"""
+
+import re
+
+import pytest
+
+from mdcluster.control.verbs import Verb
+from tests.cluster.images import assert_identical
+from tests.vm.cluster.harness import SLOW_RESYNC
+from tests.vm.cluster.proof import Proof
+from tests.vm.lab import Disk, Guest
+
+LAB = {"nodes": 3, "disks": tuple(Disk(f"d{number}", 24) for number in range(1, 4))}
+SPECTATOR = "node3"
+CLUSTER = {"settings": SLOW_RESYNC, "spectators": (SPECTATOR,), "policy": "leave"}
+VOTERS = ("node1", "node2")
+
+
+def written(guest: Guest) -> dict[str, int]:
+    """Write requests so far, by disk (Documentation/admin-guide/iostats)."""
+    found = {}
+    for name, disk in guest.disks.items():
+        block = guest.run(f"basename $(readlink -f {disk.path})").out.strip()
+        found[name] = int(guest.read_text(f"/sys/block/{block}/stat").split()[4])
+    return found
+
+
+def fields(text: str) -> dict[str, str]:
+    """The `Name : value` lines of mdadm and mdcadm."""
+    pairs = (line.split(" : ", 1) for line in text.splitlines() if " : " in line)
+    return {name.strip(): value.strip() for name, value in pairs}
+
+
+def test_spectator_writes_nothing(proof: Proof) -> None:
+    """Through a resync, a failure, a recovery: 0 write requests; what it reads is never garbage."""
+    cluster = proof.cluster
+    eye = proof.lab[SPECTATOR]
+    assert eye.run("cat /sys/block/md_data/md/array_state").out.strip() == "readonly"
+    proof.fresh()
+    with proof.load(names=VOTERS) as load:
+        load.progress()
+        cluster.until_in_sync()
+        eye.read_direct("/dev/md/data", 0, 1 << 20)
+        cluster.change(Verb.FAIL, "d2")
+        cluster.change(Verb.REMOVE, "d2")
+        cluster.change(Verb.ADD, "d2")
+        cluster.until_in_sync()
+        eye.read_direct("/dev/md/data", 1 << 20, 1 << 20)
+        load.progress()
+    assert proof.verify(load)
+    assert written(eye) == dict.fromkeys(eye.disks, 0)
+    assert all(sum(written(proof.lab[name]).values()) for name in VOTERS)
+
+
+def test_all_words_agree(proof: Proof) -> None:
+    """/proc/mdstat, mdadm --detail and mdadm --examine of every guest, and mdcadm."""
+    cluster = proof.cluster
+    ours = cluster.detail()
+    for guest in proof.lab.guests:
+        line = cluster.mdstat(guest.name)
+        assert f"{ours.array_sectors // 2} blocks" in line
+        assert "[2/2] [UU]" in line
+        assert "raid1" in line
+
+        detail = fields(guest.run("mdadm --detail /dev/md/data").out)
+        words = fields(guest.run("mdcadm --detail /dev/md/data", timeout_s=60).out)
+        for name in ("Raid Level", "Array Size", "Raid Devices", "Total Devices", "Failed Devices"):
+            assert detail[name] == words[name], name
+
+        for member in ours.members:
+            examined = fields(guest.run(f"mdadm --examine {member.path}").out)
+            assert examined["Events"] == str(ours.events)
+            assert examined["Checksum"].endswith("correct")
+            assert _uuid(examined["Array UUID"]) == _uuid(ours.uuid)
+            assert _uuid(examined["Device UUID"]) == _uuid(member.uuid)
+            assert examined["Device Role"] == f"Active device {member.role}"
+            assert examined["Array State"].startswith("AA")
+
+
+def _uuid(text: str) -> str:
+    return re.sub("[^0-9a-f]", "", text)
+
+
+def test_stock_mdadm_leaves_members_alone(proof: Proof) -> None:
+    """The guard bit, with no array of ours that holds them: neither -I nor -A starts it."""
+    cluster = proof.cluster
+    guest = proof.lab[SPECTATOR]
+    cluster.stop(SPECTATOR)
+    guest.run("test ! -e /sys/block/md_data || mdadm --stop /dev/md_data")
+    for disk in ("d1", "d2"):
+        assert not guest.run(f"mdadm -I /dev/mapper/{disk}", check=False).ok
+    assert not guest.run("mdadm -A /dev/md/stolen /dev/mapper/d1 /dev/mapper/d2", check=False).ok
+    assert " active " not in guest.read_text("/proc/mdstat")
+    assert written(guest) == dict.fromkeys(guest.disks, 0)
+    cluster.start(SPECTATOR)
+
+
+def test_one_host_alone_cannot_write_a_member(proof: Proof) -> None:
+    """Policy `leave`: the node leaves the array, the member stays."""
+    cluster = proof.cluster
+    bad = proof.rng.choice(VOTERS)
+    good = next(name for name in VOTERS if name != bad)
+    disk = proof.rng.choice(("d1", "d2"))
+    with proof.load(names=VOTERS) as load:
+        load.progress()
+        load.excuse(bad)
+        proof.lab[bad].disks[disk].fail_writes()
+        cluster.until(lambda: cluster.detail().running == (good,), f"{bad} leaves")
+        load.progress(good)
+        assert proof.members() == ["d1", "d2"]
+        load.stop(bad, quiet=True)
+    cluster.until_in_sync()
+    assert proof.verify(load)
+
+
+def test_given_back_and_taken_in_again(proof: Proof) -> None:
+    """A released array is one of stock mdadm, identical; and is adopted again without copying."""
+    cluster = proof.cluster
+    guest = proof.lab[cluster.writer()]
+    with proof.load(names=VOTERS) as load:
+        load.progress()
+    assert proof.verify(load)
+    guest.run("mdcadm --release /dev/md/data", timeout_s=60)
+    guest.run("mdadm -A /dev/md/plain /dev/mapper/d1 /dev/mapper/d2")
+    assert "[2/2] [UU]" in guest.read_text("/proc/mdstat")
+    assert "resync" not in guest.read_text("/proc/mdstat")
+    guest.run("mdadm --stop /dev/md/plain")
+    assert_identical([cluster.image("d1"), cluster.image("d2")])
+
+    guest.run("mdcadm --adopt /dev/md/data /dev/mapper/d1 /dev/mapper/d2", timeout_s=60)
+    cluster.until_running("data", *proof.names)
+    assert cluster.detail().sync is None
+    assert proof.verify(load)
+
+
+pytestmark = pytest.mark.kernel("6.1")

@@ -1,0 +1,239 @@
+"""Real md on three guests with clients on all of them, broken at random moments.
+
+After each: the members are the same byte for byte, and every acknowledged write is on them; in
+between, no reader on any node saw old after new.
+"""
+
+import pytest
+
+from mdcluster.control.verbs import Verb
+from tests.vm.cluster.daemon import NO_HOLDS
+from tests.vm.cluster.harness import WINDOW_MAX_SECTORS
+from tests.vm.cluster.proof import Proof
+from tests.vm.lab import Disk, Mood
+
+LAB = {"nodes": 3, "disks": tuple(Disk(f"d{number}", 24) for number in range(1, 4))}
+only = pytest.mark.kernel
+
+
+def test_resync(proof: Proof) -> None:
+    proof.fresh()
+    with proof.load() as load:
+        load.progress()
+        proof.cluster.until_in_sync()
+        load.progress()
+    assert proof.verify(load)
+
+
+@only("6.1")
+def test_recovery(proof: Proof) -> None:
+    cluster = proof.cluster
+    gone, new = ("d2", "d3") if "d2" in proof.members() else ("d3", "d2")
+    proof.noise(new)
+    with proof.load() as load:
+        load.progress()
+        cluster.change(Verb.FAIL, gone, via=proof.rng.choice(proof.names))
+        load.progress()
+        cluster.change(Verb.REMOVE, gone)
+        cluster.change(Verb.ADD, new)
+        cluster.until_in_sync()
+        load.progress()
+    assert proof.members() == ["d1", new]
+    assert proof.verify(load)
+
+
+def test_writer_killed_in_resync(proof: Proof) -> None:
+    """Fenced by an agent, taken over; at most two windows are copied again."""
+    cluster = proof.cluster
+    proof.fresh()
+    with proof.load() as load:
+        load.progress()
+        dead = cluster.writer()
+        left = proof.others(dead)
+        position = proof.in_mid_resync()
+        cluster.power_cut(dead)
+        load.gone(dead)
+        heir = cluster.writer(left)
+        cluster.until_running("data", *left)
+        cluster.until(lambda: bool(cluster.events(heir, "sync_started")), "it is taken over")
+        taken_over = cluster.events(heir, "sync_started")[-1]["complete_sectors"]
+        assert taken_over >= position - 2 * WINDOW_MAX_SECTORS
+        load.progress(*left)
+        proof.back(dead, load=load)
+        load.progress()
+        cluster.until_in_sync()
+    assert proof.verify(load)
+
+
+@only("6.1")
+def test_nothing_is_taken_over_unfenced(proof: Proof) -> None:
+    """No provider can fence the writer that is gone: its windows wait, and it is said so."""
+    cluster = proof.cluster
+    proof.fresh()
+    with proof.load() as load:
+        load.progress()
+        proof.in_mid_resync()
+        proof.lab.fence.mood = Mood.FAILS
+        dead = cluster.writer()
+        left = proof.others(dead)
+        cluster.power_cut(dead)
+        load.gone(dead)
+        heir = cluster.writer(left)
+        cluster.until(lambda: dead in cluster.why(heir), f"{heir} waits for {dead}")
+        before = cluster.detail(via=heir).sync
+        proof.a_while(2.0)
+        assert before is not None
+        now = cluster.detail(via=heir).sync
+        assert now is not None
+        assert now.position_sectors == before.position_sectors, "copied although it may write"
+        cluster.fence_ack(dead, via=heir)
+        cluster.until_running("data", *left)
+        load.progress(*left)
+        proof.back(dead, load=load)
+        cluster.until_in_sync()
+    assert proof.verify(load)
+
+
+@only("6.12")
+def test_follower_killed(proof: Proof) -> None:
+    """What its bitmap says is resynced before it comes back."""
+    cluster = proof.cluster
+    with proof.load() as load:
+        load.progress()
+        dead = proof.rng.choice(proof.others(cluster.writer()))
+        left = proof.others(dead)
+        proof.a_while()
+        cluster.power_cut(dead)
+        load.gone(dead)
+        cluster.until_running("data", *left)
+        load.progress(*left)
+        cluster.until_in_sync()
+        proof.back(dead, load=load)
+        load.progress()
+    assert proof.verify(load)
+
+
+@only("6.1")
+def test_member_fails_on_one_host(proof: Proof) -> None:
+    """Policy `fail`: others can write it, it goes nevertheless; no node reads it any more."""
+    cluster = proof.cluster
+    disk = proof.rng.choice(proof.members())
+    guest = proof.lab[proof.rng.choice(proof.names)]
+    with proof.load() as load:
+        load.progress()
+        guest.disks[disk].fail_writes()
+        cluster.until(lambda: cluster.members().get(disk) == "faulty", f"{disk} is failed")
+        load.progress()
+        guest.disks[disk].heal()
+        cluster.change(Verb.REMOVE, disk)
+        cluster.change(Verb.ADD, disk)
+        cluster.until_in_sync()
+        load.progress()
+    assert proof.verify(load)
+
+
+@only("6.12")
+def test_writer_frozen_and_thawed(proof: Proof) -> None:
+    """Longer than its lease: another one leads, and copies only once the old one is heard of."""
+    cluster = proof.cluster
+    proof.lab.fence.mood = Mood.FAILS
+    proof.fresh()
+    with proof.load() as load:
+        load.progress()
+        proof.in_mid_resync()
+        frozen = cluster.writer()
+        proof.lab[frozen].freeze()
+        left = proof.others(frozen)
+        heir = cluster.writer(left)
+        load.progress(*left)
+        proof.a_while()
+        proof.lab[frozen].thaw()
+        assert cluster.status(heir).term
+        cluster.until_running("data", *proof.names)
+        cluster.until_in_sync()
+        load.progress()
+    assert proof.verify(load)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        pytest.param("writer", marks=only("6.12")),
+        pytest.param("follower", marks=only("6.1")),
+        pytest.param("writer mute", marks=only("6.1")),
+        pytest.param("writer deaf", marks=only("6.12")),
+    ],
+)
+def test_network_cut(proof: Proof, what: str) -> None:
+    """The others go on without it; it holds its writes, and goes on when it is heard again."""
+    cluster, network = proof.cluster, proof.lab.network
+    proof.lab.fence.mood = Mood.FAILS
+    proof.fresh()
+    with proof.load() as load:
+        load.progress()
+        proof.in_mid_resync()
+        writer = cluster.writer()
+        cut = proof.rng.choice(proof.others(writer)) if what == "follower" else writer
+        break_it = {"writer mute": network.mute, "writer deaf": network.deafen}
+        break_it.get(what, network.isolate)(cut)
+        left = proof.others(cut)
+        cluster.writer(left)
+        load.progress(*left)
+        proof.a_while()
+        network.heal()
+        cluster.until_running("data", *proof.names)
+        cluster.until_in_sync()
+        load.progress()
+    assert proof.verify(load)
+
+
+@only("6.12")
+def test_power_cycle_with_one_missing(proof: Proof) -> None:
+    """All at once in the middle of writes; two come back, then the third."""
+    cluster = proof.cluster
+    with proof.load() as load:
+        load.progress()
+        proof.a_while()
+        for name in proof.names:
+            cluster.power_cut(name)
+            load.gone(name)
+        missing = proof.rng.choice(proof.names)
+        proof.back(*proof.others(missing), load=load)
+        load.progress()
+        proof.back(missing, load=load)
+        cluster.until_in_sync()
+        load.progress()
+    assert proof.verify(load)
+
+
+@only("6.1")
+def test_daemon_killed_and_restarted(proof: Proof) -> None:
+    """Its arrays run on in the kernel meanwhile; the next one takes them over as they are."""
+    cluster = proof.cluster
+    proof.lab.fence.mood = Mood.FAILS  # its host is to live
+    proof.fresh()
+    with proof.load() as load:
+        load.progress()
+        proof.in_mid_resync()
+        for name in (cluster.writer(), proof.rng.choice(proof.names)):
+            cluster.kill(name)
+            proof.a_while()
+            cluster.start(name)
+            cluster.until_running("data", *proof.names)
+            load.progress()
+        cluster.until_in_sync()
+    assert proof.verify(load)
+
+
+@only("6.12")
+def test_control_without_holds(proof: Proof) -> None:
+    """What the others prove can fail: where ranges are not held, blocks differ."""
+    proof.lab.each(lambda guest: guest.run(f"touch {NO_HOLDS}"))
+    proof.fresh()
+    with pytest.raises(AssertionError, match=r"blocks: |acknowledged"), proof.load(0) as load:
+        proof.cluster.until_in_sync()
+        for name in proof.names:
+            load.stop(name)
+        proof.verify(load)
+    proof.lab.each(lambda guest: guest.run(f"rm {NO_HOLDS}"))
+    proof.cluster.forget()  # the next one begins anew
