@@ -10,12 +10,10 @@ its deadline.
 
 import asyncio
 import logging
-import os
 import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -31,7 +29,7 @@ from mdcluster.md.driver import (
 )
 from mdcluster.md.kernel_array import KIND, KernelArray
 from mdcluster.md.kernel_notes import read_notes
-from mdcluster.md.kernel_state import DEV
+from mdcluster.md.kernel_state import DEV, kernel_version
 from mdcluster.md.kernel_sync import KernelSync, next_dirty
 from mdcluster.md.kernel_watch import Report, Watch
 from mdcluster.md.raid import GeometryError
@@ -414,12 +412,6 @@ class KernelDriver:
         self, target: KernelArray, call: Callable[[], T], deadline_ms: int | None = None
     ) -> T:
         return await self._workers.run(target.dir.name, deadline_ms or self._deadline_ms, call)
-
-
-def kernel_version() -> tuple[int, int]:
-    """Of the kernel that runs here."""
-    major, minor = os.uname().release.split(".")[:2]
-    return int(major), int("".join(takewhile(str.isdecimal, minor)) or 0)
 
 
 def _assemble(array: KernelArray, paths: dict[DeviceId, str], slot: int, root: Path) -> None:

@@ -80,6 +80,7 @@ class KernelMembers(KernelState):
                 time.sleep(TRY_S)
         with MdDevice(self.device_path) as array:
             array.set_disk_faulty(member.number)
+        self.guard_reads()
 
     def unblock(self, device: DeviceId) -> None:
         """`-blocked`; the last good member's failed writes are let go, and fail."""

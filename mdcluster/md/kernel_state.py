@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -25,10 +26,18 @@ from mdcluster.md.raid import Geometry, geometry_of
 from mdcluster.md.sysfs import SYS, ArrayDir, AttributeFault, MemberDir
 
 DEV: Final = Path("/dev")
+READ_ERRORS_MAX: Final = 20
+"""MD_DEFAULT_MAX_CORRECTED_READ_ERRORS of drivers/md/md.c."""
 TRY_S: Final = 0.005
 GIVE_UP_S: Final = 10.0
 _PENDING: Final = "write-pending"
 _PASSING: Final = (errno.EBUSY, errno.EAGAIN)
+
+
+def kernel_version() -> tuple[int, int]:
+    """Of the kernel that runs here."""
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int("".join(takewhile(str.isdecimal, minor)) or 0)
 
 
 def md_name(name: str) -> str:
@@ -51,6 +60,11 @@ class Attached:
     @property
     def device(self) -> DeviceId:
         return self.entry.device
+
+    def set_flag(self, word: str, shown: str, *, on: bool) -> None:
+        """A word of `state`, and how it is shown there."""
+        if on != (shown in self.dir.flags):
+            self.dir.write("state", word if on else f"-{word}")
 
 
 class KernelState:
@@ -280,11 +294,28 @@ class KernelState:
             first = min(good, key=lambda m: m.entry.role, default=None)
         for member in self.members.values():
             avoided = first is not None and member is not first and member.good
-            if avoided != ("write_mostly" in member.dir.flags):
-                member.dir.write("state", "writemostly" if avoided else "-writemostly")
+            member.set_flag("writemostly", "write_mostly", on=avoided or self._one_reader)
+        self.guard_reads()
         if not self.syncing:
             pinned = self.pinned and self.state.level != 1
             self.dir.write("resync_start", 0 if pinned else "none")
+
+    @property
+    def _one_reader(self) -> bool:
+        """A raid1 before Linux 6.8 ignores max_read_errors. `failfast` does the same there, but
+        lets failing writes through, unless the member is write-mostly."""
+        return self.state.level == 1 and kernel_version() < (6, 8)
+
+    def guard_reads(self) -> None:
+        """A read error fails the member: md would mend it by writing to it what another one had,
+        past the gate (raid1.c, fix_read_error). The last one that has the data is not failed: md
+        would then refuse all writes, and there is nothing to mend it with.
+        """
+        good = [m for m in self.members.values() if m.good and not m.failed]
+        alone = any(self.is_last_good(m) for m in good)
+        self.dir.write("max_read_errors", READ_ERRORS_MAX if alone else 0)
+        for member in self.members.values():
+            member.set_flag("failfast", "failfast", on=self._one_reader and not alone)
 
     def balance(self) -> None:
         """Nothing to be resynced, for md: or it would begin that as soon as it is not frozen, and

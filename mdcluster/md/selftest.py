@@ -19,7 +19,8 @@ from typing import Final
 from mdcluster.core.model import SyncKind
 from mdcluster.md.driver import ArrayBusyError, DriverError
 from mdcluster.md.kernel import MODULES
-from mdcluster.md.kernel_array import Attached, KernelArray
+from mdcluster.md.kernel_array import KernelArray
+from mdcluster.md.kernel_state import Attached
 from mdcluster.md.kernel_sync import KernelSync
 from mdcluster.md.selftest_bench import (
     BITMAP_CHUNK_SECTORS,

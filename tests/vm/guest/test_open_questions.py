@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from mdcluster.md.kernel import kernel_version
 from mdcluster.md.kernel_array import KernelArray
+from mdcluster.md.kernel_state import READ_ERRORS_MAX, kernel_version
 from mdcluster.md.kernel_watch import Watch
 from mdcluster.md.selftest import Bench, acknowledge, start, stop
 from mdcluster.md.selftest_bench import (
@@ -215,17 +215,26 @@ def read_error(bench: Bench) -> tuple[bytes, bytes]:
     return bench.data(0, 0, 1), bench.data(1, 0, 1)
 
 
+def unguarded(bench: Bench) -> Bench:
+    """As md is by itself: the driver's own cure is taken away."""
+    bench.array.dir.write("max_read_errors", READ_ERRORS_MAX)
+    for member in bench.array.members.values():
+        member.set_flag("failfast", "failfast", on=False)
+        member.set_flag("writemostly", "write_mostly", on=False)
+    return bench
+
+
 @LEVELS
 def test_a_read_error_undoes_what_another_host_writes(make: Make, level: int) -> None:
     """md writes to the member what it has read from another one some time before."""
-    bench = make(level)
+    bench = unguarded(make(level))
     assert read_error(bench) == (b"o", b"n")
 
 
 @LEVELS
 def test_no_block_is_rewritten_where_read_errors_fail_the_member(make: Make, level: int) -> None:
     """`max_read_errors = 0`; the raid1 of Linux before 6.8 does not know it."""
-    bench = make(level)
+    bench = unguarded(make(level))
     bench.array.dir.write("max_read_errors", 0)
     left = read_error(bench)
     if level == 1 and kernel_version() < (6, 8):
@@ -236,11 +245,19 @@ def test_no_block_is_rewritten_where_read_errors_fail_the_member(make: Make, lev
 
 
 @LEVELS
+def test_the_driver_lets_no_block_be_rewritten(make: Make, level: int) -> None:
+    bench = make(level)
+    assert read_error(bench) == (b"n", b"n")
+    assert next(iter(bench.array.members.values())).dir.flags >= {"faulty", "blocked"}
+
+
+@LEVELS
 @pytest.mark.parametrize("mostly", [False, True], ids=["failfast", "failfast+writemostly"])
 def test_failfast_cures_reads_and_spoils_writes(make: Make, level: int, mostly: bool) -> None:
     """With it a failing write is no longer held at all, but on write-mostly members of a raid1."""
 
     def set_flags(bench: Bench) -> None:
+        unguarded(bench)
         for member in bench.array.members.values():
             member.dir.write("state", "failfast")
             if mostly:
@@ -320,7 +337,7 @@ def test_answering_by_the_rule_releases_no_fault_unseen(make: Make, rule: bool) 
             threading.Thread(target=count_up, args=(bench, n, acknowledged, ended), daemon=True)
             for n in range(WRITES)
         ]
-        watch = Watch(bench.array, lambda device, why: None)
+        watch = Watch(bench.array, lambda *_: None)
         if rule:
             watch.start()
         else:
