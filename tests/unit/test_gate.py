@@ -138,6 +138,7 @@ WRITERS = {
     "mdcluster/metadata/device.py": "DeviceWriter: asks its check before each write",
     "mdcluster/md/member_io.py": "the data path: copying asks the gate, see embedded_sync.py",
     "mdcluster/md/kernel_notes.py": "what a restarted daemon must know, below /run",
+    "mdcluster/md/selftest_bench.py": "the self-test's own loop devices",
     "mdcluster/md/sysfs.py": "md's attributes; copying asks the gate, see kernel_sync.py",
     "mdcluster/runtime/store.py": "the journal in the state directory",
     "mdcluster/config/identity.py": "the node's UUID and lock in the state directory",

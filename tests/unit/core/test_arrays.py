@@ -781,7 +781,7 @@ def test_no_sequence_of_changes_breaks_a_state(
         again = apply_change(result, one, others=())
         if not isinstance(one, BeginSync | AddMember | Checkpoint):
             assert isinstance(again, Refused) or again is result
-        for life in (slot.life for slot in state.slots if slot.dirty):
+        for index in (slot.index for slot in state.slots if slot.dirty):
             ended = isinstance(one, EndSync)
-            assert ended or any(s.life == life and s.dirty for s in result.slots)
+            assert ended or any(s.index == index and s.dirty for s in result.slots)
         state = result
