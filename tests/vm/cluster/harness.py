@@ -49,7 +49,6 @@ TIMING = {
     "checkpoint_ms": 500,
     "hold_target_ms": 500,
 }
-WINDOW_MAX_SECTORS = 4096
 SLOW_RESYNC = "[resync]\nspeed_max_kib = 4096\nwindow_min_kib = 1024\nwindow_max_kib = 2048\n"
 """A resync of 20 MiB that lasts long enough to break something in it."""
 
