@@ -371,6 +371,8 @@ class Commits:
         recent = track.committed.recent if track.committed else ()
         recent = (*recent, *self._heritage(ask.change), Outcome(ask.proposal))[-RECENT_MAX:]
         stamp = self._ledger.stamp(track.key).next(self._ledger.term)
+        if isinstance(result, ArrayState) and result.released:
+            result = replace(result, released_at=stamp)
         self._replicate(track, Entry(track.key, stamp, result, recent), before, ask)
         return True
 

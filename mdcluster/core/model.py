@@ -144,6 +144,7 @@ class ArrayState:
     next_number: int
     paused: bool = False
     released: bool = False  # given back to plain md: its superblocks are, or are about to be, plain
+    released_at: Stamp = ZERO  # by that commit; in all its plain superblocks, whoever writes them
     slot_count: int = 64  # bitmap slots of its cluster area, which tells the area's shape
     mismatched_sectors: int = 0  # what the latest check or repair found different, as far as it
     # came (md's mismatch_cnt)

@@ -6,7 +6,15 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from mdcluster.core.geometry import NEAR_2, data_sets, end_sectors, may_look
-from mdcluster.core.model import MEMBERS_MAX, NODES_MAX, ArrayState, Member, MemberState, SyncKind
+from mdcluster.core.model import (
+    MEMBERS_MAX,
+    NODES_MAX,
+    ZERO,
+    ArrayState,
+    Member,
+    MemberState,
+    SyncKind,
+)
 from mdcluster.core.replacement import replacement_problem
 
 SLOTS_MAX = NODES_MAX + 8
@@ -148,6 +156,8 @@ def _run_problems(state: ArrayState) -> Iterator[str]:
         yield f"{len(state.running)} nodes run it, more than {NODES_MAX}"
     if state.running and not state.active:
         yield "it is stopped, yet some nodes run it"
+    if state.released_at != ZERO and not state.released:
+        yield "it was not released, yet it has the stamp of that"
     if state.released and (state.active or state.slots):
         yield "it is released, yet the cluster uses it"
     if not 1 <= state.slot_count <= AREA_SLOTS_MAX:

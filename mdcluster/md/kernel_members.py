@@ -24,6 +24,9 @@ from mdcluster.md.kernel_state import TRY_S, Attached, KernelState, status_of
 from mdcluster.md.raid import geometry_of
 from mdcluster.md.sysfs import block_name
 
+BAD_BLOCKS_MAX = 512
+"""MAX_BADBLOCKS of include/linux/badblocks.h."""
+
 
 class KernelMembers(KernelState):
     """An array, and every step that changes its members."""
@@ -83,19 +86,31 @@ class KernelMembers(KernelState):
         self.guard_reads()
 
     def unblock(self, device: DeviceId) -> None:
-        """`-blocked`; the last good member's failed writes are let go, and fail."""
+        """`-blocked`; the last good member's failed writes are let go, and fail.
+
+        What md remembers as failed is acknowledged first, of a faulty member as well: a raid10
+        would else wait for it in each later write to that block (raid10.c, wait_blocked_dev).
+        """
         member = self.members.get(device)
         if member is None:
             return
         status = status_of(member)
-        if not status.faulty and (status.blocked or status.unacknowledged_errors):
-            if not self.is_last_good(member):
-                raise DriverError(
-                    f"array {self.name}: {member.path} is not faulty, its held writes stay held"
-                )
-            for first, length in member.dir.unacknowledged:
-                member.dir.write("bad_blocks", f"{first} {length}")
+        holds = not status.faulty and (status.blocked or status.unacknowledged_errors)
+        if holds and not self.is_last_good(member):
+            raise DriverError(
+                f"array {self.name}: {member.path} is not faulty, its held writes stay held"
+            )
+        self._acknowledge(member)
         member.dir.write("state", "-blocked")
+
+    def _acknowledge(self, member: Attached) -> None:
+        """All its bad blocks; one read shows a page of them, and md remembers BAD_BLOCKS_MAX."""
+        for _ in range(BAD_BLOCKS_MAX):
+            extents = member.dir.unacknowledged
+            for first, length in extents:
+                member.dir.write("bad_blocks", f"{first} {length}")
+            if not extents:
+                return
 
     def remove(self, device: DeviceId) -> None:
         """A faulty member or a spare. md may need a moment to let go of it."""

@@ -165,7 +165,7 @@ def release_member(path: str, member: Member, writing: Writing, check: Check) ->
     with DeviceWriter(path, check) as gated:
         if standing.superblock is None or standing.superblock.guarded:
             _refuse_older(path, standing.superblock, writing)
-            plain = project(state, writing.entry.stamp, member, writing.now_s, owned=False)
+            plain = project(state, state.released_at, member, writing.now_s, owned=False)
             gated.write(SUPER_OFFSET_BYTES, encode(plain))
         if standing.header is not None:
             for copy in range(layout.HEADER_COPIES):

@@ -6,7 +6,7 @@ number is a newer write). Bitmap slots have a bit for each block; a chunk of the
 several blocks, whose bits are then set and cleared together.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mdcluster.core.model import ArrayId, ArrayState, DeviceId, Entry, NodeId
 
@@ -103,5 +103,6 @@ class Disk:
         self.superblock, self.torn, self.before_nonce = entry, False, None
         self.plain = isinstance(entry.state, ArrayState) and entry.state.released
         self.native_events = 0
-        if self.plain:
+        if isinstance(entry.state, ArrayState) and entry.state.released:
+            self.superblock = replace(entry, stamp=entry.state.released_at)
             self.nonce = b""
