@@ -342,10 +342,13 @@ class Keeper:
 
     def everywhere(self, state: ArrayState) -> None:
         """Every listed node has applied this state."""
+        others = self._others(state)
+        if left := self.leftovers.get(state.uuid):
+            for life in sorted(left.others - others):
+                left.gone(life)
         pass_ = self.passes.get(state.uuid)
         if pass_ is None:
             return
-        others = self._others(state)
         for life in sorted(pass_.others - others):
             pass_.on_gone(life)
         for life in sorted(others):
