@@ -148,14 +148,13 @@ class Replica:
         new = [g for g in gone if self._gone.get(g.array, ZERO) < g.stamp]
         self._gone = {g.array: g.stamp for g in gone}
         for one in new:
-            if max(self._known(one.array), default=ZERO) <= one.stamp:
+            if self._newest(one.array) <= one.stamp:
                 self._forget(one)
         return [g.array for g in new]
 
     def is_gone(self, array: ArrayId) -> bool:
-        gone = self._gone.get(array, ZERO)
-        come_again = self._ledger.stamp(array) > gone  # as a new one, not applied here yet
-        return gone > ZERO and not come_again and not self._known(array)
+        """And has not come again, as a new one, since."""
+        return array in self._gone and self._newest(array) <= self._gone[array]
 
     def _forget(self, gone: Gone) -> None:
         """Whoever missed its last commits (a spectator: nothing waits for it) stops it now."""
@@ -171,10 +170,11 @@ class Replica:
         self.left(array)
         self._digest = None
 
-    def _known(self, array: ArrayId) -> list[Stamp]:
+    def _newest(self, array: ArrayId) -> Stamp:
+        """What is known of it here, applied or not: one that came again counts, too."""
         under_way = self._applying.get(array)
-        stamps = [self.applied.get(array), under_way.stamp if under_way else None]
-        return [stamp for stamp in stamps if stamp is not None]
+        stored, applied = self._ledger.stamp(array), self.applied.get(array, ZERO)
+        return max(stored, applied, under_way.stamp if under_way else ZERO)
 
     def retry(self, key: str) -> None:
         """Hand an entry that could not be applied to the driver again."""
