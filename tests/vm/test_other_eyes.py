@@ -58,6 +58,7 @@ def test_spectator_writes_nothing(proof: Proof) -> None:
 def test_all_words_agree(proof: Proof) -> None:
     """/proc/mdstat, mdadm --detail and mdadm --examine of every guest, and mdcadm."""
     cluster = proof.cluster
+    proof.in_sync()
     ours = cluster.detail()
     for guest in proof.lab.guests:
         line = cluster.mdstat(guest.name)
@@ -101,6 +102,7 @@ def test_stock_mdadm_leaves_members_alone(proof: Proof) -> None:
 def test_one_host_alone_cannot_write_a_member(proof: Proof) -> None:
     """Policy `leave`: the node leaves the array, the member stays."""
     cluster = proof.cluster
+    proof.in_sync()
     bad = proof.rng.choice(VOTERS)
     good = next(name for name in VOTERS if name != bad)
     disk = proof.rng.choice(("d1", "d2"))
@@ -119,6 +121,7 @@ def test_one_host_alone_cannot_write_a_member(proof: Proof) -> None:
 def test_given_back_and_taken_in_again(proof: Proof) -> None:
     """A released array is one of stock mdadm, identical; and is adopted again without copying."""
     cluster = proof.cluster
+    proof.in_sync()
     guest = proof.lab[cluster.writer()]
     with proof.load(names=VOTERS) as load:
         load.progress()

@@ -27,6 +27,7 @@ def test_resync(proof: Proof) -> None:
 @only("6.1")
 def test_recovery(proof: Proof) -> None:
     cluster = proof.cluster
+    proof.in_sync()
     gone, new = ("d2", "d3") if "d2" in proof.members() else ("d3", "d2")
     proof.noise(new)
     with proof.load() as load:
@@ -95,6 +96,7 @@ def test_nothing_is_taken_over_unfenced(proof: Proof) -> None:
 def test_follower_killed(proof: Proof) -> None:
     """What its bitmap says is resynced before it comes back."""
     cluster = proof.cluster
+    proof.in_sync()
     with proof.load() as load:
         load.progress()
         dead = proof.rng.choice(proof.others(cluster.writer()))
@@ -114,6 +116,7 @@ def test_follower_killed(proof: Proof) -> None:
 def test_member_fails_on_one_host(proof: Proof) -> None:
     """Policy `fail`: others can write it, it goes nevertheless; no node reads it any more."""
     cluster = proof.cluster
+    proof.in_sync()
     disk = proof.rng.choice(proof.members())
     guest = proof.lab[proof.rng.choice(proof.names)]
     with proof.load() as load:
@@ -188,6 +191,7 @@ def test_network_cut(proof: Proof, what: str) -> None:
 def test_power_cycle_with_one_missing(proof: Proof) -> None:
     """All at once in the middle of writes; two come back, then the third."""
     cluster = proof.cluster
+    proof.in_sync()
     with proof.load() as load:
         load.progress()
         proof.a_while()

@@ -30,11 +30,12 @@ class Proof:
         self.names = [guest.name for guest in lab.guests]
         self.blocks: list[Block] = []
         self._contents = 0
+        self._untouched = False
 
     # --- to begin with -----------------------------------------------------------------------
 
     def ready(self) -> None:
-        """Every daemon runs the array, which is in sync, on two members."""
+        """Every daemon runs the array, on two members; a new one has just begun its resync."""
         try:
             self._mend()
         except (AssertionError, LabError, ControlError, OSError):
@@ -59,10 +60,18 @@ class Proof:
 
     def fresh(self) -> None:
         """Another array over d1 and d2, which differ in every block; its resync begins."""
+        if self._untouched:
+            return
         cluster = self.cluster
+        cluster.until_in_sync()
         release = ReleaseArgs(cluster.proposal(), ARRAY, force=True)
         cluster.client(cluster.writer()).call(Verb.RELEASE, release)
         self._make()
+
+    def in_sync(self) -> None:
+        """Its first resync, if it was new, is done."""
+        self._untouched = False
+        self.cluster.until_in_sync()
 
     def _make(self) -> None:
         self._contents += 1
@@ -70,6 +79,7 @@ class Proof:
             self.noise(disk)
         self.cluster.create(ARRAY, "d1", "d2")
         size = self.cluster.detail().array_sectors
+        self._untouched = True
         self.blocks = spread(BLOCKS, size // 8, len(self.names), seed=self._contents)
 
     def noise(self, disk: str) -> None:
@@ -80,6 +90,7 @@ class Proof:
 
     def load(self, pause_ms: int = 10, names: tuple[str, ...] = ()) -> Load:
         """Clients on all guests, or on these."""
+        self._untouched = False
         known = f"/persist/known{self._contents}"
         return Load(self.lab.guests, self.blocks, known, f"/dev/md/{ARRAY}", pause_ms, names)
 
