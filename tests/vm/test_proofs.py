@@ -6,12 +6,17 @@ between, no reader on any node saw old after new.
 
 import pytest
 
+from mdcluster.control.client import RefusedError
 from mdcluster.control.verbs import Verb
 from tests.vm.cluster.daemon import NO_HOLDS
 from tests.vm.cluster.proof import Proof
 from tests.vm.lab import Disk, Mood
 
-LAB = {"nodes": 3, "disks": tuple(Disk(f"d{number}", 24) for number in range(1, 4))}
+LAB = {
+    "nodes": 3,
+    "disks": tuple(Disk(f"d{number}", 24) for number in range(1, 5)),
+    "attach": {"node3": ("d1", "d2", "d3")},
+}
 only = pytest.mark.kernel
 
 
@@ -130,6 +135,48 @@ def test_member_fails_on_one_host(proof: Proof) -> None:
         cluster.until_in_sync()
         load.progress()
     assert proof.verify(load)
+
+
+@only("6.12")
+def test_opposite_members_fail_on_two_hosts(proof: Proof) -> None:
+    """One member goes, the last good one never does: the node that cannot write it gives up."""
+    cluster = proof.cluster
+    proof.in_sync()
+    first, second = proof.rng.sample(proof.names, 2)
+    one, other = proof.members()
+    with proof.load() as load:
+        load.progress()
+        for name, disk in ((first, one), (second, other)):
+            load.excuse(name)
+            proof.lab[name].disks[disk].fail_writes()
+        cluster.until(lambda: len(proof.members()) == 1, "one member is failed")
+        (last,) = proof.members()
+        load.progress(next(name for name in proof.names if name not in (first, second)))
+        proof.a_while()
+        assert proof.members() == [last]
+        hit = first if last == one else second
+        cluster.power_cut(hit)
+        load.gone(hit)
+        for name in proof.others(hit):
+            for disk in (one, other):
+                proof.lab[name].disks[disk].heal()
+        proof.back(hit, load=load)
+        gone = other if last == one else one
+        cluster.change(Verb.REMOVE, gone)
+        cluster.change(Verb.ADD, gone)
+        cluster.until_in_sync()
+        load.progress()
+    assert proof.verify(load)
+
+
+@only("6.12")
+def test_member_that_one_host_does_not_see(proof: Proof) -> None:
+    """It is refused: whoever cannot write it would leave it behind."""
+    proof.in_sync()
+    before = proof.cluster.members()
+    with pytest.raises(RefusedError, match="node3"):
+        proof.cluster.change(Verb.ADD, "d4", via="node1")
+    assert proof.cluster.members() == before
 
 
 @only("6.12")

@@ -60,9 +60,9 @@ class Proof:
 
     def fresh(self) -> None:
         """Another array over d1 and d2, which differ in every block; its resync begins."""
-        if self._untouched:
-            return
         cluster = self.cluster
+        if self._untouched and cluster.detail().sync is not None:
+            return
         cluster.until_in_sync()
         release = ReleaseArgs(cluster.proposal(), ARRAY, force=True)
         cluster.client(cluster.writer()).call(Verb.RELEASE, release)
@@ -97,7 +97,9 @@ class Proof:
     def in_mid_resync(self) -> int:
         """Until the pass has come to a random place, which is returned, in sectors."""
         size = self.cluster.detail().size_sectors
-        return self.cluster.until_synced_to(self.rng.randrange(size // 10, size // 2))
+        position = self.cluster.until_synced_to(self.rng.randrange(size // 10, size // 2))
+        assert position < size, "it was over before"
+        return position
 
     def a_while(self, low_s: float = 0.5, high_s: float = 3.0) -> None:
         """A random moment."""
