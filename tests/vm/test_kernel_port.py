@@ -6,10 +6,7 @@ from tests.vm.lab import Lab
 from tests.vm.suite import run_inside
 
 LAB = {"nodes": 1, "memory_mib": 768}
-QUICK = (
-    "no_write_in_flight or exactly_the_range or ignores_positions or chunk_that_was_interrupted"
-    " or chunk_that_was_interrupted"
-)
+QUICK = "no_write_in_flight or exactly_the_range or ignores_positions or chunk_that_was_interrupted"
 
 
 @pytest.mark.smoke
