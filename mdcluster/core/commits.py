@@ -73,7 +73,7 @@ from mdcluster.core.replica import digest
 from mdcluster.core.tracks import OPEN_MAX, QUEUE_MAX, Ask, Commit, Stage, Track
 from mdcluster.core.voters import change_voters, forget_array
 
-HERITAGE_MAX = 4
+HERITAGE_MAX = 8
 PROJECT_TIMER = "project"
 PROJECT_AGAIN_MAX_MS = 8_000
 """Longest wait before superblocks that could not be written are written again."""
@@ -165,7 +165,7 @@ class Commits:
             return  # the proposer asks again
         key = _key_of(ask.change)
         track = self.tracks.get(key)
-        if track is None and self._was_released(ask.change):
+        if self._was_released(ask, track):
             self.answer(ask, "done", "")
             return
         if self._needs_term(ask.change):
@@ -183,11 +183,18 @@ class Commits:
         track.queue.append(ask)
         self.next(track)
 
-    def _was_released(self, change: Change) -> bool:
-        """A release that is over already: the proposer did not hear of it."""
-        if not isinstance(change, ReleaseArray):
+    def _was_released(self, ask: Ask, track: Track | None) -> bool:
+        """A release that is over already: the proposer did not hear of it.
+
+        The array may have come back since: then its proposal stands where it was forgotten.
+        """
+        if not isinstance(ask.change, ReleaseArray):
             return False
-        return gone_at(self._ledger.cluster, change.array) != ZERO
+        if track is None:
+            return gone_at(self._ledger.cluster, ask.change.array) != ZERO
+        cluster = self.tracks.get(CLUSTER_KEY)
+        recent = cluster.committed.recent if cluster and cluster.committed else ()
+        return any(outcome.proposal == ask.proposal for outcome in recent)
 
     def _needs_term(self, change: Change) -> bool:
         """Whether an array is adopted whose events this term's stamps would not exceed.
@@ -379,7 +386,11 @@ class Commits:
     def _heritage(self, change: Change) -> tuple[Outcome, ...]:
         """What a forgotten array leaves behind: who asked for its release may ask again."""
         track = self.tracks.get(change.array) if isinstance(change, ForgetArray) else None
-        return track.committed.recent[-HERITAGE_MAX:] if track and track.committed else ()
+        if track is None or track.committed is None:
+            return ()
+        asked = [a.proposal for a in self._asks(track) if isinstance(a.change, ReleaseArray)]
+        proposals = [*(outcome.proposal for outcome in track.committed.recent), *asked]
+        return tuple(Outcome(one) for one in list(dict.fromkeys(proposals))[-HERITAGE_MAX:])
 
     # --- replicate ------------------------------------------------------------------------
 
