@@ -275,6 +275,8 @@ def test_control_without_holds(proof: Proof) -> None:
     """What the others prove can fail: where ranges are not held, blocks differ."""
     proof.lab.each(lambda guest: guest.run(f"touch {NO_HOLDS}"))
     proof.fresh()
+    writer = proof.lab[proof.cluster.writer()]
+    writer.disks["d2"].delay(writes_ms=50)  # what lies between the read and the write of a copy
     with pytest.raises(AssertionError, match=r"blocks: |acknowledged"), proof.load(0) as load:
         proof.cluster.until_in_sync()
         for name in proof.names:
