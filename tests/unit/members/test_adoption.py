@@ -361,8 +361,9 @@ async def test_an_area_with_fewer_rings_than_voters(tmp_path: Path) -> None:
 
 
 def given_back(made: Entry, stamp: Stamp = Stamp(1, 4)) -> Entry:  # noqa: B008
-    state = state_of(made)
-    return Entry(made.key, stamp, after(state, ReleaseArray(state.uuid)))
+    """As the writer's pipeline commits it: the stamp of the release stays with it."""
+    released = after(state_of(made), ReleaseArray(state_of(made).uuid))
+    return Entry(made.key, stamp, replace(released, released_at=stamp))
 
 
 async def test_given_back_it_is_plain(array: PlainArray, tmp_path: Path) -> None:
@@ -395,6 +396,17 @@ async def test_a_plain_member_is_left_alone(array: PlainArray, tmp_path: Path) -
     written, failed = await second.members.write_superblocks(old)
     assert written == () and all("it was released" in why for _, why in failed)
     assert whole(array.paths) == before
+
+
+async def test_whoever_finishes_a_release_writes_its_stamp(
+    array: PlainArray, tmp_path: Path
+) -> None:
+    """Or stock md would take the members that the second writer made plain for the newer ones."""
+    host = Host(tmp_path)
+    back = given_back(await taken(host, adopt(array.paths)))
+    await host.members.write_superblocks(replace(back, stamp=Stamp(2, 2)))
+    found = [on_disk(path).superblock for path in array.paths]
+    assert [one.events for one in found if one is not None] == 2 * [Stamp(1, 4).events]
 
 
 async def test_release_goes_on_in_the_middle(array: PlainArray, tmp_path: Path) -> None:
