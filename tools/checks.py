@@ -1,6 +1,6 @@
 """What a command line must hold as a whole: nothing missing, nothing that contradicts.
 
-Source of the rules and their words: mdadm 4.2, mdadm.c, Create.c, Manage.c.
+Source of the rules and their words: mdadm 4.6, mdadm.c, Create.c, Manage.c.
 """
 
 from __future__ import annotations
@@ -9,63 +9,94 @@ from collections.abc import Sequence
 from typing import Final
 
 from . import values
-from .command import KEYWORDS, LONE_ACTIONS, MEMBER_ACTIONS, MISC_ACTIONS, Command, Step
+from .command import KEYWORDS, MEMBER_ACTIONS, MISC_ACTIONS, Command, Step
 from .options import Mode
+from .table import OPTIONS
 from .values import UsageError
 
+REFUSED_EXIT: Final = 1
 
-def check_formats(command: Command, actions: set[str]) -> None:
+_FORMATTED: Final = {"detail", "examine", "examine-bitmap", "examine-badblocks", "detail-platform"}
+_ON_DEVICES: Final = ("examine", "examine-bitmap", "examine-badblocks", "zero-superblock")
+"""Actions of misc mode on members."""
+_ON_ARRAYS: Final = {
+    *("detail", "stop", "run", "readonly", "readwrite"),
+    *("action", "wait", "wait-clean", "release"),
+}
+"""Those on arrays; the others are on either, or on something else."""
+
+
+def check(command: Command) -> None:
+    """:class:`UsageError` says why the cluster refuses it, or what is missing or contradicts."""
+    _check_refused(command)
+    _check_formats(command)
+    if command.array:
+        command.array = values.array_name(command.array)
+    _BY_MODE[command.mode](command)
+
+
+def _check_refused(command: Command) -> None:
+    mode = command.mode
+    actions = dict.fromkeys(step.action for step in command.steps)
+    for name in (mode, *actions, *command.given):
+        why = OPTIONS[name].refusal(mode) if name in OPTIONS else ""
+        if why:
+            raise UsageError(f"--{name} is refused for arrays of the cluster: {why}", REFUSED_EXIT)
+
+
+def _check_formats(command: Command) -> None:
     """Which output options go with what, and which exclude each other."""
     formats = [name for name in ("brief", "export", "json") if command.has(name)]
     if len(formats) > 1:
         first, second = formats[:2]
         raise UsageError(f"--{first} and --{second} contradict each other: give one of them")
+    actions = {step.action for step in command.steps}
     for name in ("brief", "export"):
-        if command.has(name) and not actions <= {"detail", "examine"}:
+        if command.has(name) and not actions <= _FORMATTED:
             raise UsageError(f"--{name} is only meaningful with --detail or --examine")
+    if command.has("json") and len(command.parts()) > 1:
+        raise UsageError("--json prints one document: give one action")
     if command.has("run") and command.has("stop"):
         raise UsageError("Cannot both Stop and Run an array")
 
 
-def check_misc(command: Command, action: str) -> None:
-    if not action:
-        raise UsageError("no action given in --misc mode, as --detail")
+def _check_misc(command: Command) -> None:
+    action, device = command.steps[-1]
     _check_misc_options(command, action)
-    if action in LONE_ACTIONS:
-        command.steps = (Step(action, ""),)
-    elif action in MISC_ACTIONS and not command.steps:
-        if action in ("examine", "adopt"):
+    if action in MISC_ACTIONS and not device:
+        if action in ("examine", "adopt") and not command.has("scan"):
             raise UsageError(f"No devices to {action}")
         if not command.has("scan") or action == "run":
             raise UsageError("No devices given.")
-        command.steps = (Step(action, ""),)
     elif command.has("scan") and action == "stop":
         raise UsageError("--stop not meaningful with both --scan and a device name.")
     if action == "adopt":
         _no_doubles(command.devices)
         if "name" in command.given:
             values.new_name(command.given["name"])
-    elif action in MISC_ACTIONS and action != "examine":
-        command.steps = tuple(
-            Step(step.action, step.device and values.array_name(step.device))
-            for step in command.steps
-        )
+    command.steps = tuple(
+        Step(step.action, values.array_name(step.device))
+        if step.device and step.action in _ON_ARRAYS
+        else step
+        for step in command.steps
+    )
 
 
 def _check_misc_options(command: Command, action: str) -> None:
     for name, actions in (
         ("test", ("detail",)),
-        ("config", ("check-timing",)),
-        ("metadata", ("examine",)),
-        ("name", ("adopt",)),
-        ("scan", tuple(one for one in MISC_ACTIONS if one not in ("adopt", "release", "action"))),
+        ("config", ("check-timing", "examine", "detail")),
+        ("metadata", _ON_DEVICES),
+        ("name", ("adopt", "update-subarray")),
+        ("sparc2.2", ("examine",)),
+        ("scan", ("detail", "examine", "stop", "run", "wait", "wait-clean", "detail-platform")),
     ):
         if command.has(name) and action not in actions:
             places = " or ".join(f"--{one}" for one in actions)
             raise UsageError(f"--{name} is only meaningful with {places}")
-    for name, check in (("metadata", values.metadata), ("action", values.action)):
+    for name, check_value in (("metadata", values.metadata), ("action", values.action)):
         if command.has(name):
-            check(command.given[name])
+            check_value(command.given[name])
 
 
 def _check_create(command: Command) -> None:
@@ -166,7 +197,7 @@ def _check_manage(command: Command) -> None:
         raise UsageError(f"nothing to do with {command.array}: give --add, --remove or --fail")
     words = {word for keywords in KEYWORDS.values() for word in keywords} | {"missing"}
     for step in command.steps:
-        if step.device in words and step.device not in KEYWORDS[step.action]:
+        if step.device in words and step.device not in KEYWORDS.get(step.action, ()):
             fit = " or ".join(f"--{a}" for a, known in KEYWORDS.items() if step.device in known)
             raise UsageError(
                 f"'{step.device}' only meaningful with {fit}, not --{step.action}; "
@@ -217,9 +248,31 @@ def _no_doubles(devices: Sequence[str]) -> None:
         seen.add(device)
 
 
-BY_MODE: Final = {
+def _check_monitor(command: Command) -> None:
+    """Source: mdadm.c."""
+    given = command.given
+    if not command.steps and not command.has("scan"):
+        raise UsageError("Cannot monitor: need --scan or at least one device", 1)
+    if command.has("pid-file") and not command.has("daemonise"):
+        raise UsageError("Cannot write a pid file when not in daemon mode", 1)
+    if "delay" in given:
+        values.count(given["delay"], "seconds", 1)
+    if "increment" in given and values.count(given["increment"], "percents", 1) > 99:
+        raise UsageError("please specify positive integer between 1 and 99 as rebuild increments.")
+
+
+def _nothing_more(command: Command) -> None:
+    """What is refused as a whole."""
+
+
+_BY_MODE: Final = {
     Mode.CREATE: _check_create,
+    Mode.BUILD: _nothing_more,
     Mode.ASSEMBLE: _check_assemble,
     Mode.MANAGE: _check_manage,
     Mode.GROW: _check_grow,
+    Mode.MISC: _check_misc,
+    Mode.MONITOR: _check_monitor,
+    Mode.INCREMENTAL: _nothing_more,
+    Mode.AUTODETECT: _nothing_more,
 }

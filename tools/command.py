@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Final, NamedTuple
 
-from .options import Mode
+from .options import Kind, Mode
+from .table import names_of
 
-MISC_ACTIONS: Final = ("detail", "examine", "stop", "run", "action", "wait", "adopt", "release")
-LONE_ACTIONS: Final = ("cluster", "mdstat", "why", "check-timing", "reload")
-NODE_ACTIONS: Final = ("transfer", "fence-ack", "admit")
-MEMBER_ACTIONS: Final = ("fail", "remove", "add", "re-add", "replace", "with")
+MISC_ACTIONS: Final = names_of(Kind.ACTION)
+LONE_ACTIONS: Final = names_of(Kind.LONE)
+NODE_ACTIONS: Final = names_of(Kind.NODE)
+MEMBER_ACTIONS: Final = names_of(Kind.MEMBER)
 KEYWORDS: Final = {
     "fail": ("detached",),
     "remove": ("failed", "faulty", "detached"),
@@ -31,9 +33,9 @@ class Step(NamedTuple):
 class Command:
     """A command line that was understood.
 
-    ``array`` is given in create, assemble and manage mode; ``steps`` are the members (action
-    ``member`` in create and assemble mode), or the devices of misc mode in their order.
-    ``given`` has the options that were given, by their long names, and their values.
+    ``array`` is given in the modes of :data:`ONE_ARRAY`; ``steps`` are the members there (action
+    ``member`` where none is named), else the devices in their order. ``given`` has the options
+    that were given, by their long names, and their values.
     """
 
     def __init__(
@@ -47,6 +49,18 @@ class Command:
 
     def has(self, name: str) -> bool:
         return name in self.given
+
+    @property
+    def action(self) -> str:
+        """What is done: in misc mode the action of the first step, else the mode."""
+        return self.steps[0].action if self.mode is Mode.MISC else self.mode
+
+    def parts(self) -> list[Command]:
+        """One command for each action of misc mode, in their order; else this one."""
+        if self.mode is not Mode.MISC:
+            return [self]
+        grouped = groupby(self.steps, lambda step: step.action)
+        return [Command(self.mode, tuple(s), self.given, self.verbosity) for _, s in grouped]
 
     @property
     def devices(self) -> tuple[str, ...]:

@@ -14,10 +14,13 @@ from mdcluster.metadata.superblock import ROLE_FAULTY, Superblock, md_uuid
 from .command import Command
 from .detail import quoted
 from .output import Output, device_of
+from .values import UsageError
 
 
 def run(command: Command, output: Output) -> int:
     """Print what is on each device; exit code 1 if one of them has no good superblock."""
+    if "" in command.devices:
+        raise UsageError("No devices to examine")
     members = [scan.read_member(path, with_rings=False) for path in command.devices]
     for member in members:
         if member.superblock is None:

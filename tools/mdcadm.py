@@ -65,7 +65,15 @@ def _run(words: list[str], output: Output) -> int:
 
 
 def _dispatch(command: Command, output: Output) -> int:
-    action = command.steps[0].action if command.steps else ""
+    """Each action of misc mode in its turn; exit codes are or-ed, as in mdadm."""
+    code = 0
+    for part in command.parts():
+        code |= _one(part, output)
+    return code
+
+
+def _one(command: Command, output: Output) -> int:
+    action = command.action
     if action == "examine":
         from . import examine  # noqa: PLC0415
 
@@ -87,7 +95,11 @@ def _dispatch(command: Command, output: Output) -> int:
 def _answer(plea: Plea) -> str:
     from . import usage  # noqa: PLC0415
 
-    return usage.version_text() if plea.what == "version" else usage.help_text(plea.mode)
+    if plea.what == "version":
+        return usage.version_text()
+    if plea.what == "help-config":
+        return usage.CONFIG_TEXT
+    return usage.help_text(plea.mode if plea.what == "help" else None)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from .options import OPTIONS, SHORT, SHORT_BY_MODE, Mode, Option
+from .options import Mode, Option
 from .output import NAME
+from .table import OPTIONS, by_letter
 
 _HEAD: Final = """\
 mdcadm manages the arrays that the nodes of a cluster share, in mdadm's grammar.
@@ -33,13 +34,21 @@ Sizes are in KiB, or end in K, M, G, T. The daemon is asked through /run/mdclust
 or what MDCLUSTER_SOCKET or --socket says. Exit codes: 0 done, 1 failed, 2 not understood;
 --detail --test: 0 fine, 1 degraded, 2 not usable, 4 error; --wait: 1 nothing to wait for.
 """
+CONFIG_TEXT: Final = """\
+--check-timing reads mdcluster.toml (mdcluster.toml(5)). Arrays and members need no configuration
+file: the cluster knows them, and finds its members by their superblocks.
+"""
 
 
 def help_text(mode: Mode | None) -> str:
-    """All options, or those of one mode."""
-    shown = [option for option in OPTIONS.values() if mode is None or mode in option.modes]
+    """All options that the cluster can honour, or those of one mode."""
+    shown = [option for option in OPTIONS.values() if _honoured(option, mode)]
     title = "Options:\n" if mode is None else f"Options of {mode} mode:\n"
     return _HEAD + title + "".join(_line(option, mode) for option in shown) + _EXAMPLE
+
+
+def _honoured(option: Option, mode: Mode | None) -> bool:
+    return any(not option.refusal(one) for one in option.modes if mode in (None, one))
 
 
 def version_text() -> str:
@@ -53,12 +62,8 @@ def version_text() -> str:
 
 
 def _line(option: Option, mode: Mode | None) -> str:
-    letters = [letter for letter, name in SHORT.items() if name == option.name]
-    letters += [
-        letter
-        for (letter, where), name in SHORT_BY_MODE.items()
-        if name == option.name and where is not None and where is mode
-    ]
-    short = f"-{letters[0]}" if letters else ""
+    modes = option.modes if mode is None else (mode,)
+    has_letter = any(by_letter(option.letter, one) is option for one in modes)
+    short = f"-{option.letter}" if option.letter and has_letter else ""
     long = f"--{option.name}" + (f"={option.value}" if option.value else "")
     return f"  {long:<24} {short:<3} : {option.text}\n"

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from mdcluster.tools import grammar, values
 from mdcluster.tools.actions import create_args, grow_args
 from mdcluster.tools.command import Command, Plea, Step
-from mdcluster.tools.options import FOREIGN, OPTIONS, SHORT, SHORT_BY_MODE, SYNONYMS
+from mdcluster.tools.options import Kind, Mode, Standing
+from mdcluster.tools.table import OPTIONS, SYNONYMS, by_letter
 from mdcluster.tools.values import UsageError
 
 UUID = "8a2d4b1c:0f3e4a5b:9c6d7e8f:90a1b2c3"
@@ -134,7 +135,7 @@ def test_misc_mode(line: str, found: list[tuple[str, str]]) -> None:
     [
         ("--grow /dev/md/x --raid-devices=3", (3, None, False, ())),
         ("-G x -n3 --add /dev/a", (3, None, False, ("/dev/a",))),
-        ("-G x -n4 /dev/a -a /dev/b", (4, None, False, ("/dev/a", "/dev/b"))),
+        ("-G x -n4 -a /dev/a /dev/b", (4, None, False, ("/dev/a", "/dev/b"))),
         ("-G x -n1 --force", (1, None, False, ())),
         ("-G x -z max", (None, None, True, ())),
         ("--grow x --size=1G", (None, 2 << 20, False, ())),
@@ -155,38 +156,103 @@ def test_assemble_mode() -> None:
     assert parse(f"-As --uuid={UUID}").given["uuid"] == UUID
 
 
+@pytest.mark.parametrize(
+    ("line", "mode", "array", "found", "given"),
+    [
+        ("-F --scan -1", "monitor", "", "", "scan oneshot"),
+        ("--follow x y -m root -p /bin/p -y", "monitor", "", "x y", "mail program syslog"),
+        ("x --monitor y -d 5 -r 10", "monitor", "", "x y", "delay increment"),
+        ("-Ff -i /run/pid -s -t", "monitor", "", "", "daemonise pid-file scan test"),
+        ("-Fs --alert=p --no-sharing", "monitor", "", "", "scan program no-sharing"),
+        ("-I /dev/a", "incremental", "", "/dev/a", ""),
+        ("-If /dev/a --path p", "incremental", "", "/dev/a", "fail path"),
+        ("-IRs", "incremental", "", "", "run scan"),
+        ("-Ir", "incremental", "", "", "rebuild-map"),
+        ("-B x -l1 -n2 a b", "build", "x", "a b", "level raid-devices"),
+        ("-B x a b -W c --write-behind", "build", "x", "a b c", "write-mostly write-behind"),
+        ("--auto-detect", "auto-detect", "", "", ""),
+        ("-C x -a yes -ax a -W b -k ppl", "create", "x", "a b", "auto consistency-policy "
+         "write-mostly"),
+        ("-C x --write-behind=256 a", "create", "x", "a", "write-behind"),
+        ("-A x -a yes -m 3 -U uuid -c f", "assemble", "x", "", "auto super-minor update config"),
+        ("-G x -Z 1G -k bitmap -d5", "grow", "x", "", "array-size consistency-policy delay"),
+        ("-G x -bnone --nodes 4", "grow", "x", "", "bitmap nodes"),
+        ("x -a a -W b -w c", "manage", "x", "a b c", "write-mostly readwrite"),
+        ("--manage x -o", "manage", "x", "", "readonly"),
+        ("x --add-spare a --add-journal b", "manage", "x", "a b", ""),
+        ("x --re-add a --update=bbl", "manage", "x", "a", "update"),
+        ("-X a b", "misc", "", "a b", ""),
+        ("-Xb a", "misc", "", "a", "brief"),
+        ("-Q a", "misc", "", "a", ""),
+        ("a", "misc", "", "a", ""),
+        ("-QD x", "misc", "", "x", ""),
+        ("-QE a", "misc", "", "a", ""),
+        ("-Es --config=partitions", "misc", "", " ", "scan config"),
+        ("--examine-badblocks a", "misc", "", "a", ""),
+        ("--zero-superblock -f a", "misc", "", "a", "force"),
+        ("-o x -w y", "misc", "", "x y", ""),
+        ("--udev-rules", "misc", "", " ", ""),
+        ("--udev-rules=f", "misc", "", " ", "udev-rules"),
+        ("--dump=d a", "misc", "", "a", "dump"),
+        ("--kill-subarray=0 a", "misc", "", "a", "kill-subarray"),
+        ("--detail-platform -Y", "misc", "", " ", "export"),
+        ("-D x --no-devices --prefer=by-id", "misc", "", "x", "no-devices prefer"),
+        ("-E a --sparc2.2", "misc", "", "a", "sparc2.2"),
+    ],
+)  # fmt: skip
+def test_all_of_mdadms_grammar_is_read(
+    line: str, mode: str, array: str, found: str, given: str
+) -> None:
+    """Whether the cluster honours it is another question."""
+    command = grammar.read(shlex.split(line))
+    assert isinstance(command, Command)
+    assert (command.mode, command.array) == (mode, array)
+    assert " ".join(command.devices) == found.strip()
+    assert set(command.given) - {"udev-rules"} == set(given.split()) - {"udev-rules"}
+
+
 def test_help_and_version_need_no_mode_and_end_the_line() -> None:
     assert grammar.parse(["--help", "--nonsense"]) == Plea("help", None)
     assert grammar.parse(["-C", "-h"]) == Plea("help", "create")
     assert grammar.parse(["-V"]) == Plea("version", None)
+    assert grammar.parse(["--help-options"]) == Plea("help-options", None)
+    assert grammar.parse(["-c", "--help"]) == Plea("help-config", None)
+
+
+def test_what_begins_as_one_option_of_mdadm_is_that_one() -> None:
+    assert grammar._find_long("ch").name == "chunk"  # and not --check-timing
+    assert grammar._find_long("daemon").name == "daemonise"
+    assert grammar._find_long("relo").name == "reload"
 
 
 FORBIDDEN = [
     ("", 2, "nothing to do"),
-    ("x", 2, "did you mean --detail x?"),
     ("x y", 2, "before a second device"),
     ("--detial x", 2, "did you mean --detail?"),
     ("--raid-device=2", 2, "does not set the mode"),
     ("-C x --raid=2 -l1 a", 1, "You haven't given enough devices"),
     ("-detail x", 2, "did you mean --detail?"),
     ("--as x", 2, "ambiguous: --assemble, --assume-clean"),
-    ("--clu=1", 2, "ambiguous: --cluster, --cluster-confirm"),
-    ("-C x -l1 -n2 a b --monitor", 2, "--monitor is an option of mdadm that mdcadm does not have"),
-    ("-F x", 2, "-F (--monitor) is an option of mdadm"),
+    ("--tra=1 --relo", 2, "--reload cannot be given with --transfer"),
+    ("--re x", 2, "ambiguous: --re-add, --readonly, --readwrite, --rebuild-map, --release"),
+    ("-C x -l1 -n2 a b --monitor", 2, '--monitor would set mdcadm mode to "monitor"'),
     ("-G", 2, "an md device must be given in this mode"),
     ("-G x", 1, "give --raid-devices or --size"),
     ("-G x -n3 -z max", 1, "cannot change component size at the same time as other changes"),
     ("-G x -n1", 2, "'1' is an unusual number of drives"),
     ("-G x -n0", 2, "invalid number of raid devices: 0"),
-    ("-G x -n3 -l10", 2, "option -l not valid in grow mode"),
+    ("-G x -n3 -l10", 1, "--level is refused for arrays of the cluster: an array keeps its level"),
+    ("-G x -n3 /dev/a", 2, "Must give -a/--add for devices to add: /dev/a"),
+    ("-D x -S", 2, "--stop needs a device after it"),
+    ("-DQ x", 2, "--query cannot be given with --detail"),
+    ("-D x -S y --json", 2, "--json prints one document"),
     ("-G x -n3 --add", 2, "--add needs a device"),
     ("-G x -n3 --add a a", 2, "device a is given twice"),
-    ("-G x -n3 missing", 2, "'missing' only meaningful with"),
+    ("-G x -n3 -a missing", 2, "'missing' only meaningful with"),
     ("-G x -z0", 2, "invalid size: 0"),
-    ("-G x -z1G y", 1, "--size takes no device, but y is given"),
+    ("-G x -z1G -a y", 1, "--size takes no device, but y is given"),
     ("-G x --fail y", 2, "option --fail not valid in grow mode"),
-    ("-C x -a yes", 2, "-a (--auto) is an option of mdadm"),
-    ("-C x -l1 -n2 a b -W c", 2, "--write-mostly"),
+    ("-C x -l1 -n2 a b -W c", 1, "--write-mostly is refused"),
     ("--detail=x", 2, "--detail takes no value, but 'x' is given"),
     ("-C x --level", 2, "--level needs a value: --level LEVEL"),
     ("-C x -l", 2, "-l needs a value"),
@@ -196,7 +262,7 @@ FORBIDDEN = [
     ("x --stop", 2, "No action given for x in --misc mode"),
     ("--misc x", 2, "No action given for x in --misc mode"),
     ("--misc", 2, "no action given"),
-    ("-D -l1 x", 2, "option -l not valid in misc mode, only in create mode"),
+    ("-D -l1 x", 2, "option -l not valid in misc mode, only in create and build and grow mode"),
     ("-C x --fail a", 2, "option --fail not valid in create mode"),
     ("-A x --level=1", 2, "not valid in assemble mode"),
     ("--manage x y", 2, "Must give one of -a/-r/-f for subsequent devices at y"),
@@ -211,7 +277,6 @@ FORBIDDEN = [
     ("-D", 2, "No devices given."),
     ("-S", 2, "No devices given."),
     ("-E", 2, "No devices to examine"),
-    ("-E --scan", 2, "No devices to examine"),
     ("-Ss x", 2, "--stop not meaningful with both --scan and a device name."),
     ("-D -S x", 2, "--stop cannot be given with --detail"),
     ("-E a -D x", 2, "--detail cannot be given with --examine"),
@@ -224,7 +289,7 @@ FORBIDDEN = [
     ("-S x --export", 2, "--export is only meaningful with --detail or --examine"),
     ("-D x --export --json", 2, "--export and --json contradict each other"),
     ("-D x --brief --export", 2, "--brief and --export contradict each other"),
-    ("-D x -c f", 2, "--config is only meaningful with --check-timing"),
+    ("-S x -c f", 2, "--config is only meaningful with --check-timing"),
     ("-D /dev/sda1", 1, "/dev/sda1 does not appear to be an md device"),
     ("-D /dev/md/", 1, "does not appear to be an md device"),
     ("-D ''", 2, "an empty word"),
@@ -270,16 +335,16 @@ FORBIDDEN = [
     ("-A x --name=y", 2, "contradict each other"),
     (f"-As x -u {UUID}", 2, "takes no device name"),
     ("-D -! x", 2, "unknown option -!"),
-    ("x --fail b --with a", 2, "--with a: not a list of spares"),
+    ("x --fail b --with a", 2, "--with must follow --replace"),
     ("x --replace a --with b c", 2, "--with c: not a list of spares"),
     ("x --replace a --with missing", 2, "'missing' only meaningful with"),
-    ("--with b", 2, "does not set the mode"),
+    ("--with b", 2, "--with must follow --replace"),
     ("--action=scrub x", 2, "invalid action scrub: expected check, repair, idle"),
     ("--action=resync x", 2, "the writer does that by itself"),
     ("--action=check", 2, "No devices given."),
     ("--action=check --scan", 2, "--scan is only meaningful with"),
     ("--action=check a --action=repair b", 2, "--action given twice: check and repair"),
-    ("x --add y --action=check", 2, "option --action not valid in manage mode"),
+    ("x --add y --action=check", 2, '--action would set mdcadm mode to "misc"'),
 ]
 
 
@@ -292,13 +357,15 @@ def test_what_is_forbidden_is_explained(line: str, code: int, said: str) -> None
     assert "\n" not in str(caught.value)
 
 
-def test_the_tables_agree_with_each_other() -> None:
-    own = set(OPTIONS)
-    assert not own & FOREIGN
-    assert not set(SYNONYMS) & (own | FOREIGN)
-    assert set(SHORT.values()) <= own
-    assert set(SYNONYMS.values()) <= own
-    assert set(SHORT_BY_MODE.values()) <= own | FOREIGN
+def test_the_table_holds_together() -> None:
+    assert not set(SYNONYMS) & set(OPTIONS)
+    assert {"create", "auto-detect"} <= set(OPTIONS) and set(Mode) <= set(OPTIONS)
+    for option in OPTIONS.values():
+        assert set(option.refused) <= set(option.modes), option
+        assert option.why or option.standing is not Standing.REFUSED, option
+        assert not option.letter or any(by_letter(option.letter, m) is option for m in Mode), option
+        if option.kind is Kind.ANY:
+            assert option.modes == tuple(Mode), option
 
 
 @pytest.mark.parametrize(
@@ -320,7 +387,8 @@ def test_uuids_in_all_their_forms() -> None:
 
 
 WORDS = st.sampled_from(
-    [*(f"--{name}" for name in [*OPTIONS, *FOREIGN]), *(f"-{letter}" for letter in SHORT)]
+    [f"--{name}" for name in (*OPTIONS, *SYNONYMS)]
+    + [f"-{option.letter}" for option in OPTIONS.values() if option.letter]
 ) | st.text(max_size=6).map(lambda text: text or "x")
 
 
