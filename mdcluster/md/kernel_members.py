@@ -88,8 +88,8 @@ class KernelMembers(KernelState):
     def unblock(self, device: DeviceId) -> None:
         """`-blocked`; the last good member's failed writes are let go, and fail.
 
-        What md remembers as failed is acknowledged first, of a faulty member as well: a raid10
-        would else wait for it in each later write to that block (raid10.c, wait_blocked_dev).
+        What md remembers as failed is dealt with first, of a faulty member as well: a raid10 would
+        else wait for it in each later write to that block (raid10.c, wait_blocked_dev).
         """
         member = self.members.get(device)
         if member is None:
@@ -100,7 +100,10 @@ class KernelMembers(KernelState):
             raise DriverError(
                 f"array {self.name}: {member.path} is not faulty, its held writes stay held"
             )
-        self._acknowledge(member)
+        if status.faulty:
+            member.dir.write("state", "-write_error")  # md looks at no bad block of it any more
+        else:
+            self._acknowledge(member)
         member.dir.write("state", "-blocked")
 
     def _acknowledge(self, member: Attached) -> None:

@@ -31,6 +31,8 @@ _ACTIONS: Final = {
     SyncKind.REPAIR: "repair",
 }
 _BY_BITMAP: Final = (SyncKind.RESYNC, SyncKind.BITMAP)
+_LOOKING: Final = (SyncKind.CHECK, SyncKind.REPAIR)
+"""These count what differs; md's thread begins at 0 again, some time after it is said to run."""
 
 
 class KernelSync:
@@ -46,6 +48,7 @@ class KernelSync:
         self._end = array.geometry.size_sectors
         # Where md is, in array sectors: at the start all below is certain to be complete.
         self._at_sectors = array.geometry.array_range(position_sectors, self._end)[0]
+        self._mismatched_sectors = 0
         self._stopping = False
         self._finished = False
 
@@ -88,7 +91,7 @@ class KernelSync:
         else:
             self._array.balance()
         put("sync_max", "max")
-        put("sync_min", at if self.kind in (SyncKind.CHECK, SyncKind.REPAIR) else 0)
+        put("sync_min", at if self.kind in _LOOKING else 0)
         put("sync_max", at)
         put("sync_action", _ACTIONS[self.kind])
         self._array.until(self._has_begun, f"md did not begin the {self.kind}")
@@ -123,7 +126,7 @@ class KernelSync:
             return SyncStep(lo, 0, 0, self.next_dirty(lo))
         end_sectors = self._copy_range(lo, hi)[1]
         planned = self._planned(lo, hi, end_sectors)
-        before, mismatched = self._moved(), array.mismatched_sectors
+        before = self._moved()
         self._gate_check()
         self.limit_sectors = hi
         if hi < self._end:
@@ -133,7 +136,7 @@ class KernelSync:
             self._to_the_end()
         self._flush()
         self._refuse_if_pending()
-        found = array.mismatched_sectors - mismatched
+        found = self._found()
         moved = (self._moved() - before) // self._copies()
         if array.slot is not None and self.kind is not SyncKind.CHECK:
             array.slot.copied(self._at_sectors, end_sectors)
@@ -251,6 +254,13 @@ class KernelSync:
         if self.kind is SyncKind.RECOVER:
             return max(1, len(self._targets()))
         return len(self._copied()) if self._array.geometry.level == 1 else 2
+
+    def _found(self) -> int:
+        """Sectors that differed since the last time it was asked."""
+        if self.kind not in _LOOKING:
+            return 0
+        before, self._mismatched_sectors = self._mismatched_sectors, self._array.mismatched_sectors
+        return self._mismatched_sectors - before
 
     def _moved(self) -> int:
         return sum(m.dir.sectors_moved for m in self._counted())

@@ -224,16 +224,8 @@ def release(array: KernelArray) -> None:
         if "blocked" in status or (member.dir.unacknowledged and "faulty" not in status):
             if not array.is_last_good(member):
                 array.fail(member.device, PATIENCE_S)
-            acknowledge(member)
             array.unblock(member.device)
     array.activate()
-
-
-def acknowledge(member: Attached) -> None:
-    """Its bad blocks: else a raid10 waits for ever where one is written again, faulty or not."""
-    while extents := member.dir.unacknowledged:  # one read shows a page of them
-        for first, length in extents:
-            member.dir.write("bad_blocks", f"{first} {length}")
 
 
 # --- the checks --------------------------------------------------------------------------------
