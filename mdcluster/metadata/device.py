@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import mmap
 import os
 import stat
 import struct
+import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from mdcluster.metadata.errors import DeviceError, TooSmallError, UnsteadyError, Where
 from mdcluster.metadata.superblock import BLOCK
@@ -24,6 +26,10 @@ from mdcluster.metadata.superblock import BLOCK
 BLKGETSIZE64: Final = 0x80081272  # linux/fs.h, _IOR(0x12, 114, size_t)
 READ_BYTES_MAX: Final = 16 * 1024 * 1024
 READ_ATTEMPTS: Final = 5
+READ_PAUSE_S: Final = 0.001
+"""Doubled after each attempt: a commit on a member takes a few milliseconds."""
+
+T = TypeVar("T")
 
 _DIRECT_REFUSED: Final = (errno.EINVAL, errno.EOPNOTSUPP)
 
@@ -100,6 +106,7 @@ class DeviceReader(_Device):
 
     def __init__(self, path: str) -> None:
         super().__init__(path, os.O_RDONLY)
+        self._seen: hashlib._Hash | None = None
 
     def read(self, offset_bytes: int, length_bytes: int) -> bytes:
         """Exactly these bytes as they are on the device now.
@@ -122,6 +129,8 @@ class DeviceReader(_Device):
         piece = raw[offset_bytes - lo : offset_bytes - lo + length_bytes]
         if len(piece) < length_bytes:
             raise DeviceError(where, f"read {len(piece)} of {length_bytes} bytes", "it has shrunk")
+        if self._seen is not None:
+            self._seen.update(piece)
         return piece
 
     def read_steady(self, offset_bytes: int, length_bytes: int) -> bytes:
@@ -129,17 +138,41 @@ class DeviceReader(_Device):
 
         Raises UnsteadyError after READ_ATTEMPTS reads, else as `read`.
         """
-        last = self.read(offset_bytes, length_bytes)
-        for _ in range(READ_ATTEMPTS - 1):
-            again = self.read(offset_bytes, length_bytes)
-            if again == last:
-                return again
-            last = again
-        raise UnsteadyError(
-            Where(self.path, offset_bytes),
-            f"{length_bytes} bytes differed in each of {READ_ATTEMPTS} reads",
-            "the array is being written; try again",
+        raw, unsteady = self.steadily(lambda: self.read(offset_bytes, length_bytes))
+        if unsteady is not None:
+            raise UnsteadyError(
+                Where(self.path, offset_bytes),
+                f"{length_bytes} bytes differed in each of {READ_ATTEMPTS} reads",
+                "the array is being written; try again",
+            )
+        return raw
+
+    def steadily(self, read: Callable[[], T]) -> tuple[T, UnsteadyError | None]:
+        """What `read` gives once two runs of it in a row have read the same bytes.
+
+        With an error if no two of READ_ATTEMPTS runs did; what it gave last comes along. Between
+        runs it waits, longer each time, so that one who writes may finish. Not for nesting.
+        """
+        given, last = self._hashed(read)
+        for attempt in range(1, READ_ATTEMPTS):
+            again, now = self._hashed(read)
+            if now == last:
+                return again, None
+            given, last = again, now
+            time.sleep(READ_PAUSE_S * 2**attempt)
+        unsteady = UnsteadyError(
+            Where(self.path),
+            f"what was read differed in each of {READ_ATTEMPTS} runs",
+            "the array is being written all the time; what is shown may be of different commits",
         )
+        return given, unsteady
+
+    def _hashed(self, read: Callable[[], T]) -> tuple[T, bytes]:
+        self._seen = hashlib.sha256()
+        try:
+            return read(), self._seen.digest()
+        finally:
+            self._seen = None
 
     def _read_aligned(self, offset_bytes: int, length_bytes: int, where: Where) -> bytes:
         if not length_bytes:

@@ -8,7 +8,7 @@ apart is as good as equal.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
@@ -120,22 +120,34 @@ def scan(paths: Iterable[str], with_rings: bool = True) -> Scan:
 
 
 def read_member(path: str, with_rings: bool = True) -> Member:
-    """Read superblock, header and rings of one device, opened read-only."""
-    problems: list[MetadataError] = []
+    """Read superblock, header and rings of one device, opened read-only.
+
+    All of it is of one moment: it is read until two readings agree; if none do, because the
+    array is written all the time, that is a problem of the member.
+    """
     try:
         with DeviceReader(path) as device:
-            superblock = _superblock(device, problems)
-            header = _header(device, superblock, problems)
-            rings = _rings(device, header, problems) if header and with_rings else ()
-            return Member(path, device.size_bytes, superblock, header, rings, tuple(problems))
+            member, unsteady = device.steadily(lambda: _read_all(device, with_rings))
     except MetadataError as exc:
-        return Member(path, problems=(*problems, exc))
+        return Member(path, problems=(exc,))
+    if unsteady is None:
+        return member
+    return replace(member, problems=(*member.problems, unsteady))
+
+
+def _read_all(device: DeviceReader, with_rings: bool) -> Member:
+    """The superblock before the rings: whoever writes it has written its commit there before."""
+    problems: list[MetadataError] = []
+    superblock = _superblock(device, problems)
+    header = _header(device, superblock, problems)
+    rings = _rings(device, header, problems) if header and with_rings else ()
+    return Member(device.path, device.size_bytes, superblock, header, rings, tuple(problems))
 
 
 def read_superblock(device: DeviceReader) -> Superblock:
     """The superblock of an open device. Raises MetadataError, explained as far as can be."""
     where = Where(device.path, SUPER_OFFSET_BYTES)
-    raw = device.read_steady(SUPER_OFFSET_BYTES, SUPER_BYTES)
+    raw = device.read(SUPER_OFFSET_BYTES, SUPER_BYTES)
     try:
         superblock = decode(raw, where)
     except NoSuperblockError as exc:
@@ -198,7 +210,7 @@ def _header_read(
     length = layout.HEADER_BYTES * layout.HEADER_COPIES
     data_start = superblock.data_offset_sectors * SECTOR if superblock else device.size_bytes
     try:
-        raw = device.read_steady(layout.AREA_OFFSET_BYTES, length)
+        raw = device.read(layout.AREA_OFFSET_BYTES, length)
         copies = [raw[: layout.HEADER_BYTES], raw[layout.HEADER_BYTES :]]
         header, bad = newest_header(copies, device.path)
         problems += bad
@@ -247,7 +259,7 @@ def _rings(device: DeviceReader, header: Header, problems: list[MetadataError]) 
     for voter_index in range(header.area.ring_count):
         offset = header.area.ring_offset_bytes(voter_index)
         try:
-            raw = device.read_steady(offset, layout.RING_BYTES)
+            raw = device.read(offset, layout.RING_BYTES)
         except MetadataError as exc:
             problems.append(exc)
             continue

@@ -75,13 +75,30 @@ def test_unsteady_bytes_are_read_again_but_not_for_ever(
 ) -> None:
     with DeviceReader(path) as reader:
         answers = iter([b"aa", b"ab", b"ab"])
-        monkeypatch.setattr(reader, "read", lambda *_: next(answers))
+        monkeypatch.setattr(reader, "_read_aligned", lambda *_: next(answers))
         assert reader.read_steady(0, 2) == b"ab"
-        count = iter(range(100))
-        monkeypatch.setattr(reader, "read", lambda *_: b"%d" % next(count))
+        count = iter(range(10, 100))
+        monkeypatch.setattr(reader, "_read_aligned", lambda *_: b"%d" % next(count))
         with pytest.raises(UnsteadyError, match="differed in each of 5 reads"):
             reader.read_steady(0, 2)
-        assert next(count) == device.READ_ATTEMPTS
+        assert next(count) == 10 + device.READ_ATTEMPTS
+
+
+def test_several_reads_are_of_one_moment(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write between the reads of one run shows, though each block by itself is steady."""
+    writes = iter([False, True, False, False])
+    with DeviceReader(path) as reader:
+
+        def both() -> bytes:
+            first = reader.read(0, 1)
+            if next(writes, True):
+                Path(path).write_bytes(bytes([first[0] + 1]) * 16384)
+            return first + reader.read(4096, 1)
+
+        assert reader.steadily(both) == (b"\1\1", None)
+        given, unsteady = reader.steadily(both)
+        assert given == b"\5\6"
+        assert "differed in each of 5 runs" in str(unsteady)
 
 
 def test_a_shut_gate_writes_nothing(path: str) -> None:
