@@ -1,45 +1,16 @@
-"""What mdcinspect shows: each view turns members that were read into a report.
-
-A report is sections for people (text, or a table), data for `--json`, and problems, which make
-the exit code. Nothing here prints or opens anything for writing.
-"""
+"""What stands on members, member by member: superblocks, checkpoints, rings of commits."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Final
-
-from mdcluster.metadata import bitmap, examine
+from mdcluster.metadata import examine
 from mdcluster.metadata.cluster_area import Header, NodeEntry
-from mdcluster.metadata.device import DeviceReader
-from mdcluster.metadata.errors import MetadataError, NoAreaError, Where
-from mdcluster.metadata.layout import AREA_OFFSET_BYTES, covered_sectors
+from mdcluster.metadata.errors import MetadataError, Where
+from mdcluster.metadata.layout import covered_sectors
 from mdcluster.metadata.rings import LANE_NAMES, Record, Ring, record_offset_bytes
-from mdcluster.metadata.scan import ArrayMembers, Member, Scan
+from mdcluster.metadata.scan import Member, Scan
 from mdcluster.metadata.superblock import FEATURE_RECOVERY, Superblock, md_uuid
 from mdcluster.tools.inspect_payload import decode_payload, outline
-
-EXTENTS_SHOWN: Final = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A title with lines of text below it, then a table if it has columns."""
-
-    title: str
-    lines: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
-
-
-@dataclass(slots=True)
-class Report:
-    """Filled by one view."""
-
-    sections: list[Section] = field(default_factory=list)
-    data: list[dict[str, object]] = field(default_factory=list)
-    problems: list[MetadataError] = field(default_factory=list)
+from mdcluster.tools.inspect_report import Report, Section, array_title, no_area, number_or
 
 
 def superblocks(found: Scan) -> Report:
@@ -91,14 +62,10 @@ def _node_row(node: NodeEntry) -> tuple[str, ...]:
     return (
         examine.printable(node.name),
         str(node.node_uuid),
-        _number(node.voter_index, "spectator"),
-        _number(node.bitmap_slot),
+        number_or(node.voter_index, "spectator"),
+        number_or(node.bitmap_slot),
         f"{node.boot_id}.{node.boot_counter}" if node.boot_id.int else "-",
     )
-
-
-def _number(value: int | None, none: str = "-") -> str:
-    return none if value is None else str(value)
 
 
 def _header_data(header: Header) -> dict[str, object]:
@@ -142,15 +109,9 @@ def checkpoints(found: Scan) -> Report:
             rows.append((member.path, *_checkpoint_row(superblock), fresh))
             data.append(_checkpoint_data(member.path, superblock, member.path in usable))
         columns = ("MEMBER", "ROLE", "EVENTS", "TERM", "SEQ", "RESYNC", "RECOVERY", "UP TO DATE")
-        report.sections.append(Section(_array_title(array), (), columns, tuple(rows)))
+        report.sections.append(Section(array_title(array), (), columns, tuple(rows)))
         report.data.append({"array_uuid": md_uuid(array.set_uuid), "members": data})
     return report
-
-
-def _array_title(array: ArrayMembers) -> str:
-    superblock = array.freshest.superblock
-    name = examine.printable(superblock.set_name) if superblock else ""
-    return f"Array {md_uuid(array.set_uuid)} {name}".rstrip() + ":"
 
 
 def _position(sectors: int | None, whole: int) -> str:
@@ -185,112 +146,12 @@ def _checkpoint_data(path: str, superblock: Superblock, usable: bool) -> dict[st
     return {"device": path} | {key: facts[key] for key in wanted} | {"up_to_date": usable}
 
 
-def bitmaps(found: Scan) -> Report:
-    """The dirty chunks of each bitmap slot, by member, and their union over fresh members."""
-    report = Report(problems=list(found.problems))
-    for array in found.arrays:
-        usable = {member.path for member in array.usable}
-        rows: list[tuple[str, ...]] = []
-        data: list[dict[str, object]] = []
-        merged: list[bytes] = []
-        header: Header | None = None
-        for member in array.members:
-            if member.header is None:
-                report.problems += _no_area(member)
-                continue
-            header = member.header
-            slots = _read_slots(member, header, report)
-            merged += slots.values() if member.path in usable else ()
-            for slot, bits in slots.items():
-                rows.append(_slot_row(member.path, slot, bits, header))
-                data.append(_slot_data(member.path, slot, bits, header))
-        if header is None:
-            continue
-        columns = ("MEMBER", "SLOT", "NODE", "DIRTY CHUNKS", "DIRTY SECTORS [LO, HI)")
-        lines = (_union_line(merged, header),)
-        report.sections.append(Section(_array_title(array), lines, columns, tuple(rows)))
-        report.data.append(
-            {
-                "array_uuid": md_uuid(array.set_uuid),
-                "chunk_sectors": header.bitmap_chunk_sectors,
-                "covered_sectors": header.covered_sectors,
-                "slots": data,
-                "union": _dirty(bitmap.union(merged), header),
-            }
-        )
-    return report
-
-
-def _no_area(member: Member) -> list[MetadataError]:
-    """One line for a member without an area, unless another problem says why already."""
-    if member.problems:
-        return []
-    where = Where(member.path, AREA_OFFSET_BYTES)
-    return [NoAreaError(where, "no cluster area", "it is a member of a plain md array")]
-
-
-def _read_slots(member: Member, header: Header, report: Report) -> dict[int, bytes]:
-    """The slots that belong to a node by the node table, or have a bit set."""
-    owned = {node.bitmap_slot for node in header.nodes}
-    slots: dict[int, bytes] = {}
-    area = header.area
-    try:
-        with DeviceReader(member.path) as device:
-            for slot in range(area.slot_count):
-                bits = device.read(area.slot_offset_bytes(slot), area.slot_bytes)
-                if slot in owned or any(bits):
-                    slots[slot] = bits
-    except MetadataError as exc:
-        report.problems.append(exc)
-    return slots
-
-
-def _chunks(header: Header) -> int:
-    return bitmap.chunk_count(header.covered_sectors, header.bitmap_chunk_sectors)
-
-
-def _extents(bits: bytes, header: Header) -> list[tuple[int, int]]:
-    return list(bitmap.sector_extents(bits, header.covered_sectors, header.bitmap_chunk_sectors))
-
-
-def _dirty(bits: bytes, header: Header) -> dict[str, object]:
-    return {
-        "dirty_chunks": bitmap.count(bits, _chunks(header)),
-        "extents_sectors": [list(extent) for extent in _extents(bits, header)],
-    }
-
-
-def _owner(slot: int, header: Header) -> str:
-    names = [node.name for node in header.nodes if node.bitmap_slot == slot]
-    return examine.printable(",".join(names)) or "-"
-
-
-def _slot_row(path: str, slot: int, bits: bytes, header: Header) -> tuple[str, ...]:
-    extents = _extents(bits, header)
-    text = " ".join(f"[{lo}, {hi})" for lo, hi in extents[:EXTENTS_SHOWN])
-    if len(extents) > EXTENTS_SHOWN:
-        text += f" and {len(extents) - EXTENTS_SHOWN} more"
-    dirty = f"{bitmap.count(bits, _chunks(header))} of {_chunks(header)}"
-    return path, str(slot), _owner(slot, header), dirty, text or "-"
-
-
-def _slot_data(path: str, slot: int, bits: bytes, header: Header) -> dict[str, object]:
-    owner = {"device": path, "slot": slot, "node": _owner(slot, header)}
-    return owner | _dirty(bits, header)
-
-
-def _union_line(merged: Sequence[bytes], header: Header) -> str:
-    dirty = bitmap.count(bitmap.union(merged), _chunks(header))
-    size_kib = header.bitmap_chunk_sectors // 2
-    return f"  {dirty} of {_chunks(header)} chunks of {size_kib} KiB dirty on up-to-date members"
-
-
 def rings(found: Scan) -> Report:
     """The commits in each voter's ring, oldest first, with the last one's state written out."""
     report = Report(problems=list(found.problems))
     for member in _members(found):
         if member.header is None:
-            report.problems += _no_area(member)
+            report.problems += no_area(member)
             continue
         for ring in member.rings:
             report.sections.append(_ring_section(member, ring, member.header, report))

@@ -246,8 +246,7 @@ def _refuse_old_copy(
         return
     newest = Stamp.of_events(superblock.events) if superblock is not None else ZERO
     if newest < writing.projected:
-        records = [r for ring in read_member(path).rings for r in ring.records if r.lane == _LANE]
-        newest = max([newest, *(Stamp(r.term, r.seq) for r in records)])
+        newest = max(newest, Stamp(*read_member(path).newest_at))
     if newest < writing.projected:
         raise OldCopyError(
             f"{path}: the newest commit on it (events {newest.events}) is older than what was "

@@ -35,6 +35,11 @@ def encode_nonce(nonce: Nonce) -> bytes:
     return (head + digest(head)).ljust(BLOCK, b"\0")
 
 
+def nonce_is_damaged(raw: bytes) -> bool:
+    """Whether a nonce was written in a block that :func:`decode_nonce` reads none from."""
+    return raw[: len(_MAGIC)] == _MAGIC and decode_nonce(raw) is None
+
+
 def decode_nonce(raw: bytes) -> Nonce | None:
     """The nonce in a block, None if there is none (whatever else stands there)."""
     head, seal = raw[: _BLOCK.size], raw[_BLOCK.size : _BLOCK.size + 16]

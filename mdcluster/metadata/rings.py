@@ -87,13 +87,13 @@ class Ring:
     records: tuple[Record, ...]
     problems: tuple[MetadataError, ...]
 
+    def records_of(self, lane: Lane) -> tuple[Record, ...]:
+        """The good records of a lane, in rising order of their index."""
+        return tuple(record for record in self.records if record.lane == lane)
+
     def newest(self, lane: Lane) -> Record | None:
         """The last good record of a lane."""
-        return max(
-            (record for record in self.records if record.lane == lane),
-            key=lambda record: record.index,
-            default=None,
-        )
+        return max(self.records_of(lane), key=lambda record: record.index, default=None)
 
     def next_index(self, lane: Lane) -> int:
         """The index the voter's next record of this lane must have.

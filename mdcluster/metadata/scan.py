@@ -64,6 +64,18 @@ class Member:
     problems: tuple[MetadataError, ...] = ()
 
     @property
+    def newest_at(self) -> tuple[int, int]:
+        """(term, seq) of the newest commit of the array that stands here; (0, 0) for none.
+
+        In the superblock or in any ring: a late writer may have put an older superblock over a
+        newer one, but nobody's ring is written by another.
+        """
+        found = [record.at for ring in self.rings for record in ring.records_of("array")]
+        if self.superblock is not None:
+            found.append((self.superblock.term, self.superblock.seq))
+        return max(found, default=(0, 0))
+
+    @property
     def all_problems(self) -> tuple[MetadataError, ...]:
         """Those of the device and of each of its rings."""
         return self.problems + tuple(exc for ring in self.rings for exc in ring.problems)

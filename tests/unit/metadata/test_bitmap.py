@@ -35,6 +35,7 @@ def test_bits_are_those_of_a_set(
     runs = list(bitmap.extents(bits, limit))
     assert {bit for first, end in runs for bit in range(first, end)} == below
     assert all(one[1] < two[0] for one, two in pairwise(runs))
+    assert bitmap.extent_count(bits, limit) == len(runs)
 
 
 def test_bit_order_is_little_endian() -> None:

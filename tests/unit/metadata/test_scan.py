@@ -27,7 +27,7 @@ from mdcluster.metadata.errors import (
     UnsupportedError,
 )
 from mdcluster.metadata.superblock import Superblock
-from mdcluster.tools import inspect_views
+from mdcluster.tools import mdcinspect
 from tests.unit.metadata.images import (
     CLUSTER,
     SIZE_BYTES,
@@ -256,9 +256,9 @@ def test_damage_anywhere_is_explained(
 def test_any_superblock_with_a_right_checksum(pair: Images, one: Superblock) -> None:
     one = replace(one, super_offset_sectors=sb.SUPER_OFFSET_SECTORS)
     pair.write(0, sb.SUPER_OFFSET_BYTES, sb.encode(one))
-    found = scan.scan(pair.paths, with_rings=False)
-    for view in (inspect_views.superblocks, inspect_views.checkpoints, inspect_views.bitmaps):
-        assert json.dumps(view(found).data)
+    found = scan.scan(pair.paths)
+    for view in mdcinspect.VIEWS.values():
+        assert json.dumps(view.make(found).data)
 
 
 def test_too_many_devices() -> None:
