@@ -40,6 +40,7 @@ from mdcluster.members import Members
 from mdcluster.mesh.hello import Hello
 from mdcluster.mesh.mesh import Mesh
 from mdcluster.requests import Requests
+from mdcluster.requests.views import names_of, states_of
 from mdcluster.runtime import observe
 from mdcluster.runtime.executor import Executor
 from mdcluster.runtime.handler import Handler, Surroundings
@@ -296,11 +297,19 @@ class Service:
         runtime.attach(mesh, executor)
         self._observer.name(me.node, place.line.name)
         server = ControlServer(self._settings.paths.run_dir / CONTROL_SOCKET, handler.handle)
-        self._stream = observe.EventStream(server)
+        self._stream = observe.EventStream(server, place.line.name, self._name_of)
         await mesh.start()
         owned.push_async_callback(mesh.stop)
         await server.start()
         owned.push_async_callback(server.close)
+
+    def _name_of(self, uuid: str) -> str | None:
+        """Of a node or an array that is known now."""
+        if self._view is None:
+            return None
+        view = self._view()
+        arrays = {str(state.uuid): state.name for state in states_of(view)}
+        return arrays.get(uuid) or names_of(view).get(NodeId(uuid))
 
     def _peer_up(self, hello: Hello) -> None:
         assert self._runtime is not None

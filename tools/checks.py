@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from . import values
-from .command import KEYWORDS, MEMBER_ACTIONS, MISC_ACTIONS, Command, Step
+from .command import KEYWORDS, MEMBER_ACTIONS, MISC_ACTIONS, SCOPED_ACTIONS, Command, Step
 from .options import Mode
 from .table import OPTIONS
 from .values import UsageError
@@ -22,6 +22,7 @@ _ON_DEVICES: Final = ("examine", "examine-bitmap", "examine-badblocks", "zero-su
 _ON_ARRAYS: Final = {
     *("detail", "stop", "run", "readonly", "readwrite"),
     *("action", "wait", "wait-clean", "release"),
+    *SCOPED_ACTIONS,
 }
 """Those on arrays; the others are on either, or on something else."""
 
@@ -89,6 +90,7 @@ def _check_misc_options(command: Command, action: str) -> None:
         ("metadata", _ON_DEVICES),
         ("name", ("adopt", "update-subarray")),
         ("sparc2.2", ("examine",)),
+        ("kinds", ("events",)),
         ("scan", ("detail", "examine", "stop", "run", "wait", "wait-clean", "detail-platform")),
     ):
         if command.has(name) and action not in actions:

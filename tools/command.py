@@ -10,6 +10,7 @@ from .table import names_of
 
 MISC_ACTIONS: Final = names_of(Kind.ACTION)
 LONE_ACTIONS: Final = names_of(Kind.LONE)
+SCOPED_ACTIONS: Final = names_of(Kind.SCOPED)
 NODE_ACTIONS: Final = names_of(Kind.NODE)
 MEMBER_ACTIONS: Final = names_of(Kind.MEMBER)
 KEYWORDS: Final = {
@@ -65,6 +66,11 @@ class Command:
     @property
     def devices(self) -> tuple[str, ...]:
         return tuple(step.device for step in self.steps)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The devices that were named; none where the action is about all."""
+        return tuple(device for device in self.devices if device)
 
     @property
     def brief(self) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from .checks import check
-from .command import LONE_ACTIONS, NODE_ACTIONS, Command, Plea, Step
+from .command import LONE_ACTIONS, NODE_ACTIONS, SCOPED_ACTIONS, Command, Plea, Step
 from .options import Kind, Mode, Option, Standing
 from .table import OPTIONS, SYNONYMS, by_letter
 from .values import UsageError
@@ -42,6 +42,7 @@ _TWICE: Final = {
     "update-subarray": "subarray can only be specified once",
 }
 """mdadm's words where an option that takes a value is given a second time."""
+_OF_MISC: Final = (Kind.ACTION, Kind.LONE, Kind.SCOPED, Kind.NODE)
 _LAST_WINS: Final = ("prefer", "homehost", "auto", "symlinks", "write-behind", "socket")
 
 
@@ -131,7 +132,7 @@ class _Parser:
             self._set_mode(option, shown)
         if option.name in ("verbose", "quiet"):
             self.verbosity += 1 if option.name == "verbose" else -1
-        elif option.kind in (Kind.ACTION, Kind.LONE, Kind.NODE) and self.mode is Mode.MISC:
+        elif option.kind in _OF_MISC and self.mode is Mode.MISC:
             self._misc_action(option, value)
         elif option.kind is Kind.MEMBER and self.mode is not Mode.INCREMENTAL:
             if option.name == "with" and self.action != "replace":
@@ -168,7 +169,7 @@ class _Parser:
             before = self.unused = ""
         if self.unused and self.unused != option.name and option.kind is Kind.ACTION:
             raise UsageError(f"--{option.name} cannot be given with --{before}: no device between")
-        exclusive = (*LONE_ACTIONS, *NODE_ACTIONS, "examine", "adopt")
+        exclusive = (*LONE_ACTIONS, *SCOPED_ACTIONS, *NODE_ACTIONS, "examine", "adopt")
         if before and before != option.name and (before in exclusive or option.name in exclusive):
             raise UsageError(f"--{option.name} cannot be given with --{before}")
         if option.kind is Kind.NODE:

@@ -84,7 +84,12 @@ def _one(command: Command, output: Output) -> int:
         return reports.check_timing(command, output)
     from mdcluster.control.client import Client, socket_path  # noqa: PLC0415
 
-    with Client(socket_path(command.given.get("socket"))) as client:
+    path = socket_path(command.given.get("socket"))
+    if action == "events":
+        from . import events  # noqa: PLC0415
+
+        return events.run(command, path, output)
+    with Client(path) as client:
         if action in reports.REPORTS:
             return reports.REPORTS[action](command, client, output)
         from .actions import Changer  # noqa: PLC0415

@@ -28,6 +28,7 @@ class Kind(StrEnum):
     MODE = "mode"  # only sets the mode
     ACTION = "action"  # misc mode: what is done with the devices that follow
     LONE = "lone"  # misc mode: takes no device
+    SCOPED = "scoped"  # misc mode: about the arrays that follow, or all if none does
     NODE = "node"  # misc mode: its value names a node
     MEMBER = "member"  # manage mode: what is done with the members that follow
     PLAIN = "plain"  # is remembered

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import time
 from contextlib import suppress
 from typing import Any, TextIO
 
@@ -30,6 +32,12 @@ class Output:
         json.dump(plain(value), self.out, indent=2, sort_keys=False)
         self.out.write("\n")
 
+    def print_json_line(self, value: Any) -> None:
+        """One document on one line, and out it goes: for streams."""
+        json.dump(plain(value), self.out, separators=(",", ":"))
+        self.out.write("\n")
+        self.out.flush()
+
     def say(self, text: str) -> None:
         """A message, as mdadm gives them."""
         if not self.quiet:
@@ -40,6 +48,15 @@ class Output:
         with suppress(OSError):  # there is no other place to tell it
             self.err.write(f"{NAME}: {one_line(text)}\n")
             self.err.flush()
+
+    def read_by_somebody(self) -> bool:
+        """False once the other end of a pipe is closed: then a stream has no reason to go on."""
+        try:
+            poll = select.poll()
+            poll.register(self.out, select.POLLERR)
+        except (OSError, ValueError):  # no file at all
+            return True
+        return not any(found & select.POLLERR for _, found in poll.poll(0))
 
     @property
     def terminal(self) -> bool:
@@ -65,6 +82,12 @@ def printable(text: str) -> str:
         char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
         for char in text
     )
+
+
+def utc(time_s: float) -> str:
+    """``2026-01-31T12:00:00.000Z``, of seconds since the epoch."""
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time_s))
+    return f"{whole}.{int(time_s * 1000) % 1000:03d}Z"
 
 
 def duration(ms: int) -> str:

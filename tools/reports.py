@@ -52,6 +52,16 @@ def _names(steps: tuple[Step, ...], client: Client) -> list[str]:
     return [array.name for array in client.ask(Verb.ARRAYS, NoArgs(), ArrayList).arrays]
 
 
+def _known_names(given: tuple[str, ...], client: Client) -> frozenset[str]:
+    """The names of arrays given by name or UUID; RefusedError for one that there is not."""
+    known = client.ask(Verb.ARRAYS, NoArgs(), ArrayList).arrays
+    names = {array.uuid: array.name for array in known} | {a.name: a.name for a in known}
+    for name in given:
+        if name not in names:
+            raise RefusedError(Verb.WHY, f"no array {name} in this cluster")
+    return frozenset(names[name] for name in given)
+
+
 def mdstat(command: Command, client: Client, output: Output) -> int:
     """--mdstat."""
     from . import mdstat as printer  # noqa: PLC0415
@@ -85,6 +95,9 @@ def why(command: Command, client: Client, output: Output) -> int:
     from .cluster import why_lines  # noqa: PLC0415
 
     data = client.ask(Verb.WHY, NoArgs(), WhyData)
+    if command.names:
+        wanted = _known_names(command.names, client)
+        data = WhyData(tuple(wait for wait in data.waiting if wait.subject in wanted))
     if command.has("json"):
         output.print_json(data)
     else:

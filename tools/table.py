@@ -87,8 +87,11 @@ _OWN_REPORTS: Final = (
            forces=Mode.MISC, standing=_OWN),
     Option("mdstat", "print all arrays in the format of /proc/mdstat", kind=Kind.LONE,
            forces=Mode.MISC, standing=_OWN),
-    Option("why", "print what waits, and for what", kind=Kind.LONE, forces=Mode.MISC,
+    Option("why", "print what waits, and for what", kind=Kind.SCOPED, forces=Mode.MISC,
            standing=_OWN),
+    Option("events", "print what happens, one JSON object a line", kind=Kind.SCOPED,
+           forces=Mode.MISC, standing=_OWN),
+    Option("kinds", "only these kinds of events", "KIND,...", modes=_MISC, standing=_OWN),
     Option("check-timing", "print the proof that the timings are safe", kind=Kind.LONE,
            forces=Mode.MISC, standing=_OWN),
 )

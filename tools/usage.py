@@ -19,7 +19,8 @@ Usage: mdcadm --create /dev/md/NAME options... devices...
        mdcadm --adopt [--name=NAME] devices...
        mdcadm --release /dev/md/NAME
        mdcadm --examine devices...
-       mdcadm --cluster|--mdstat|--why|--check-timing|--reload
+       mdcadm --cluster|--mdstat|--check-timing|--reload
+       mdcadm --why|--events [/dev/md/NAME...]
        mdcadm --transfer|--fence-ack|--admit NODE
 
 """

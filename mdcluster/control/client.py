@@ -132,6 +132,23 @@ class Client:
                 self._check(Verb.EVENTS, answer)
                 return
 
+    def subscribe(self, kinds: tuple[str, ...] = ()) -> None:
+        """Ask for events; they come with `take`. One connection for this alone is simplest."""
+        self._send(Verb.EVENTS, EventsArgs(kinds))
+
+    def fileno(self) -> int:
+        """For select: readable when `take` would not wait."""
+        return self._connected().fileno()
+
+    def take(self) -> list[Reply | EventLine]:
+        """What the daemon has sent by now, after one read; :class:`LostError` if it hung up."""
+        if len(self._buffer) > LINE_MAX_BYTES:
+            raise ProtocolError(f"the daemon sent a line of more than {LINE_MAX_BYTES} bytes")
+        self._buffer += self._read()
+        *lines, rest = self._buffer.split(b"\n")
+        self._buffer = bytearray(rest)
+        return [decode_answer(bytes(line)) for line in lines]
+
     def _exchange(self, verb: Verb, args: Args, progress: Progress | None) -> Reply:
         number = self._send(verb, args)
         while True:

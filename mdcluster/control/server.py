@@ -139,6 +139,10 @@ class ControlServer:
                 self.path.unlink()
         os.close(self._lock_fd)
 
+    def wanted(self, kind: str) -> bool:
+        """Whether any client subscribed to such events."""
+        return any(client.wants(kind) for client in self._clients)
+
     def publish(self, kind: str, **fields: Any) -> None:
         """Send an event to all who subscribed to it; never waits, drops who does not keep up."""
         listeners = [client for client in self._clients if client.wants(kind)]

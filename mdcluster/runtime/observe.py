@@ -9,11 +9,12 @@ import json
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from blinker import Signal
 
-from mdcluster.core.model import NodeId
+from mdcluster.core.model import CLUSTER_KEY, NodeId
 
 Facts = dict[str, str | int]
 REPEAT_S = 10.0
@@ -92,18 +93,45 @@ class Log:
 class EventSink(Protocol):
     """Where the event stream goes: :class:`mdcluster.control.server.ControlServer`."""
 
+    def wanted(self, kind: str) -> bool: ...
+
     def publish(self, kind: str, **fields: Any) -> None: ...
 
 
 class EventStream:
-    """Publishes observations to the clients of the control socket."""
+    """Publishes observations to the clients of the control socket.
 
-    def __init__(self, sink: EventSink) -> None:
+    Each line says when (``time``, UTC) and where (``on``, a node's name). Nodes and arrays are
+    told by name; where the core has their UUID, that stands beside it (``node_uuid``, ...).
+
+    name_of: the name of a node or an array with this UUID, or None if there is none (any more).
+    """
+
+    def __init__(self, sink: EventSink, on: str, name_of: Callable[[str], str | None]) -> None:
         self._sink = sink
+        self._on = on
+        self._name_of = name_of
         observed.connect(self.receive)
 
     def receive(self, kind: str, facts: Facts) -> None:
-        self._sink.publish(kind, **facts)
+        if not self._sink.wanted(kind):
+            return
+        told = {"time": utc(time.time()), "on": self._on, **facts}
+        if "key" in told:  # of an entry: an array's, or the cluster's
+            told["array"] = told.pop("key")
+        if told.get("array") == CLUSTER_KEY:
+            del told["array"]
+        for fact in ("node", "array"):
+            uuid = told.get(fact)
+            if isinstance(uuid, str) and (name := self._name_of(uuid)) is not None:
+                told |= {fact: name, f"{fact}_uuid": uuid}
+        self._sink.publish(kind, **told)
+
+
+def utc(time_s: float) -> str:
+    """``2026-01-31T12:00:00.000Z``, of seconds since the epoch."""
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time_s))
+    return f"{whole}.{int(time_s * 1000) % 1000:03d}Z"
 
 
 class _Formatter(logging.Formatter):
@@ -112,12 +140,6 @@ class _Formatter(logging.Formatter):
     def __init__(self, node: str) -> None:
         super().__init__()
         self.node = node
-
-    @staticmethod
-    def stamp(record: logging.LogRecord) -> str:
-        """UTC, to the millisecond."""
-        whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        return f"{whole}.{int(record.msecs):03d}Z"
 
     def parts(self, record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
         """(event, facts). A plain log line is the event of its module, with a text."""
@@ -135,7 +157,7 @@ class TextFormatter(_Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         event, facts = self.parts(record)
-        head = f"{self.stamp(record)} {record.levelname.lower()} {self.node} {event}"
+        head = f"{utc(record.created)} {record.levelname.lower()} {self.node} {event}"
         return " ".join([head, *(f"{key}={_shown(value)}" for key, value in facts.items())])
 
 
@@ -144,7 +166,7 @@ class JsonFormatter(_Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         event, facts = self.parts(record)
-        head = {"time": self.stamp(record), "level": record.levelname.lower(), "on": self.node}
+        head = {"time": utc(record.created), "level": record.levelname.lower(), "on": self.node}
         return json.dumps({**facts, **head, "event": event}, default=str)
 
 
