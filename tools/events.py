@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 
 from mdcluster.control.arrays import ArrayList
@@ -12,7 +11,7 @@ from mdcluster.control.protocol import EventLine
 from mdcluster.control.verbs import NoArgs, Verb
 
 from .command import Command
-from .output import Output
+from .output import Output, nobody_reads
 from .stream import BEGUN, LOST, RESUMED, Stream
 from .values import UsageError
 
@@ -32,7 +31,7 @@ def run(command: Command, path: str, output: Output) -> int:
                 if concerns(line, wanted):
                     output.print_json_line({"event": line.event, **line.fields})
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        nobody_reads()
     except KeyboardInterrupt:
         return 130
     finally:

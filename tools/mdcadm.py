@@ -7,7 +7,6 @@ Exit codes as mdadm's: 0 done, 1 it failed, 2 the command line was not understoo
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -15,7 +14,7 @@ from mdcluster.errors import MdclusterError
 
 from . import grammar
 from .command import Command, Plea
-from .output import Output
+from .output import Output, nobody_reads
 from .values import UsageError
 
 EXIT_FAILED = 1
@@ -32,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         output.error(str(error))
         return error.exit_code
-    except BrokenPipeError:  # nobody reads any more; python would complain at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except BrokenPipeError:
+        nobody_reads()
         return EXIT_FAILED
     except OSError as error:
         output.error(f"cannot print: {error.strerror}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from mdcluster.metadata.examine import printable
 from mdcluster.metadata.scan import MAX_DEVICES, Scan, scan
 from mdcluster.tools import inspect_bitmaps, inspect_quorum, inspect_views
 from mdcluster.tools.inspect_report import Report, Section
+from mdcluster.tools.output import nobody_reads
 
 EXIT_FINE: Final = 0
 EXIT_DAMAGED: Final = 1
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 _print_section(section)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        nobody_reads()
     for problem in problems:
         print(f"mdcinspect: {printable(str(problem))}", file=sys.stderr)
     if any(isinstance(problem, DeviceError) for problem in problems):

@@ -70,6 +70,11 @@ class Output:
         return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
 
 
+def nobody_reads() -> None:
+    """The pipe is closed: stdout leads nowhere from here on, or python complains at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def one_line(text: str) -> str:
     """What fits a message: no line ends, nothing a terminal would act on."""
     joined = "; ".join(line.strip() for line in text.splitlines() if line.strip())
