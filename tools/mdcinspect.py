@@ -16,7 +16,13 @@ from typing import Final, NamedTuple
 from mdcluster.metadata.errors import DeviceError, MetadataError
 from mdcluster.metadata.examine import printable
 from mdcluster.metadata.scan import MAX_DEVICES, Scan, scan
-from mdcluster.tools import inspect_bitmaps, inspect_quorum, inspect_views
+from mdcluster.tools import (
+    inspect_bitmaps,
+    inspect_compare,
+    inspect_quorum,
+    inspect_verify,
+    inspect_views,
+)
 from mdcluster.tools.inspect_report import Report, Section
 from mdcluster.tools.output import nobody_reads
 
@@ -64,6 +70,18 @@ VIEWS: Final = {
         inspect_quorum.quorum,
         "what the voters left on the disks: nodes, lives, newest commits, nonces",
         "mdcinspect quorum-disk /dev/sdb /dev/sdc",
+        rings=True,
+    ),
+    "compare": View(
+        inspect_compare.compare,
+        "members of one array side by side: what differs, which one wins, and why",
+        "mdcinspect compare /dev/sdb /dev/sdc",
+        rings=True,
+    ),
+    "verify": View(
+        inspect_verify.verify,
+        "whether all of it is whole and fits together; each finding one line",
+        "mdcinspect verify /dev/sdb /dev/sdc && echo sound",
         rings=True,
     ),
 }

@@ -96,6 +96,24 @@ class MisplacedError(DamagedError):
     kind = "misplaced"
 
 
+class OverlapError(DamagedError):
+    """Two things have the same place on the device, or one reaches beyond its end."""
+
+    kind = "overlap"
+
+
+class ForkedError(DamagedError):
+    """Two states under one (term, seq), which there can never be."""
+
+    kind = "forked"
+
+
+class UnfinishedError(MetadataError):
+    """Something was begun and cut short; whoever goes on with it finishes it."""
+
+    kind = "unfinished"
+
+
 class ForeignError(MetadataError):
     """Valid, but of another cluster, another array or another device."""
 

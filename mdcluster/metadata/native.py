@@ -26,12 +26,12 @@ from mdcluster.metadata.superblock import (
 NEAR_BYTES: Final = layout.AREA_OFFSET_BYTES - 4096
 """What stock md keeps may reach up to the nonce block, no further."""
 
-_BITMAP_MAGIC: Final = 0x6D746962
-# magic, version, array UUID, events, events_cleared, sync_size, state, chunksize
-_BITMAP: Final = struct.Struct("<II16sQQQII")
-_BITMAP_HEAD_BYTES: Final = 256
+BITMAP_MAGIC: Final = 0x6D746962
+BITMAP_HEAD_BYTES: Final = 256
+BITMAP_VERSIONS: Final = (3, 4)
+BITMAP_CLUSTERED: Final = 5
+_BITMAP: Final = struct.Struct("<II16sQQQIIIIII64s")
 _BITMAP_BAD: Final = 2 | 4  # BITMAP_STALE, BITMAP_WRITE_ERROR
-_BITMAP_VERSIONS: Final = (3, 4)
 _BITMAP_BYTES_MAX: Final = NEAR_BYTES
 
 _LOG_SECTORS_MAX: Final = 8
@@ -50,6 +50,45 @@ _NAMES: Final = (
     (2048, "partial parity logs"),
     (GUARD_BIT, "the guard bit of a cluster"),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class BitmapHead:
+    """The head of a bitmap (bitmap_super_s), its fields in order and with their units.
+
+    nodes: of a bitmap of md's own cluster, with one bitmap after the other; 0 otherwise.
+    """
+
+    magic: int
+    version: int
+    uuid: bytes
+    events: int
+    events_cleared: int
+    sync_size_sectors: int
+    state: int
+    chunk_bytes: int
+    daemon_sleep_s: int
+    write_behind: int
+    sectors_reserved: int
+    nodes: int
+    cluster_name: bytes
+
+    @property
+    def plausible(self) -> bool:
+        """Whether a bitmap of this machine's kind stands there, whatever array it is of."""
+        power = self.chunk_bytes >= SECTOR and not self.chunk_bytes & (self.chunk_bytes - 1)
+        known = (*BITMAP_VERSIONS, BITMAP_CLUSTERED)
+        return self.magic == BITMAP_MAGIC and self.version in known and power
+
+    @property
+    def chunks(self) -> int:
+        """How many bits follow the head; 0 where no chunk size is given."""
+        return -(-(self.sync_size_sectors << 9) // self.chunk_bytes) if self.chunk_bytes else 0
+
+
+def decode_bitmap_head(raw: bytes) -> BitmapHead:
+    """The first BITMAP_HEAD_BYTES of a bitmap as numbers; nothing is checked."""
+    return BitmapHead(*_BITMAP.unpack_from(raw))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +132,17 @@ def _place(device: DeviceReader, at_sectors: int, length_bytes: int, what: str) 
 
 def _bitmap_dirty(device: DeviceReader, superblock: Superblock) -> bool:
     what = "an internal bitmap"
-    at = _place(device, superblock.bitmap_offset, _BITMAP_HEAD_BYTES, what)
-    raw = device.read(at, _BITMAP_HEAD_BYTES)
-    magic, version, uuid, events, _, sync_size, state, chunk_bytes = _BITMAP.unpack_from(raw)
-    if magic != _BITMAP_MAGIC or version not in _BITMAP_VERSIONS:
+    at = _place(device, superblock.bitmap_offset, BITMAP_HEAD_BYTES, what)
+    head = decode_bitmap_head(device.read(at, BITMAP_HEAD_BYTES))
+    if not head.plausible or head.version not in BITMAP_VERSIONS:
         return True
-    if uuid != superblock.set_uuid.bytes or events < superblock.events or state & _BITMAP_BAD:
+    if head.uuid != superblock.set_uuid.bytes or head.events < superblock.events:
         return True  # md would not trust it either, and resync all
-    if chunk_bytes < SECTOR or chunk_bytes & (chunk_bytes - 1):
+    bits, length = head.chunks, -(-head.chunks // 8)
+    if head.state & _BITMAP_BAD or length > _BITMAP_BYTES_MAX:
         return True
-    bits = -(-sync_size // (chunk_bytes // SECTOR))
-    length = -(-bits // 8)
-    if length > _BITMAP_BYTES_MAX:
-        return True
-    at = _place(device, superblock.bitmap_offset, _BITMAP_HEAD_BYTES + length, what)
-    body = device.read(at + _BITMAP_HEAD_BYTES, length)
+    at = _place(device, superblock.bitmap_offset, BITMAP_HEAD_BYTES + length, what)
+    body = device.read(at + BITMAP_HEAD_BYTES, length)
     last = body[-1] & ((1 << (bits % 8 or 8)) - 1) if body else 0
     return any(body[:-1]) or last != 0
 
