@@ -77,6 +77,14 @@ def _one(command: Command, output: Output) -> int:
         from . import examine  # noqa: PLC0415
 
         return examine.run(command, output)
+    if action == "examine-bitmap":
+        from . import examine_bitmap  # noqa: PLC0415
+
+        return examine_bitmap.run(command, output)
+    if action in ("query", "examine-badblocks"):
+        from . import query  # noqa: PLC0415
+
+        return (query.query if action == "query" else query.badblocks)(command, output)
     from . import reports  # noqa: PLC0415
 
     if action == "check-timing":

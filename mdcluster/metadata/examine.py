@@ -102,12 +102,12 @@ def human_size(size_bytes: int) -> str:
     return f" ({_hundredths(binary)} {letter}iB {_hundredths(decimal)} {letter}B)"
 
 
-def human_size_brief(size_bytes: int) -> str:
-    """`67.11MB` as in `--export`; nothing below 5000 KiB."""
+def human_size_brief(size_bytes: int, *, binary: bool = False) -> str:
+    """`67.11MB` as in `--export`, `64.00MiB` if binary (`--query`); nothing below 5000 KiB."""
     if size_bytes < 5000 * 1024:
         return ""
-    letter, _, decimal = _scaled(size_bytes)
-    return f"{_hundredths(decimal)}{letter}B"
+    letter, in_binary, decimal = _scaled(size_bytes)
+    return f"{_hundredths(in_binary)}{letter}iB" if binary else f"{_hundredths(decimal)}{letter}B"
 
 
 def _date(stamp: int) -> str:
@@ -176,17 +176,23 @@ def device_role(superblock: Superblock) -> str:
     return f"{kind} device {role}"
 
 
-def examine_text(superblock: Superblock, device_size_bytes: int, homehost: str = "") -> str:
+def examine_text(
+    superblock: Superblock,
+    device_size_bytes: int,
+    homehost: str = "",
+    stored_checksum: int | None = None,
+) -> str:
     """What `mdadm --examine` prints below the line with the device's name, ending in a newline.
 
-    `homehost` adds `(local to host ...)` after a name that starts with it.
+    `homehost` adds `(local to host ...)` after a name that starts with it. `stored_checksum`:
+    what stands there, of a superblock with a wrong one.
     """
     blocks = (
         _identity(superblock, homehost),
         _sizes(superblock, device_size_bytes // sb.SECTOR),
         _extras(superblock),
         _reshape(superblock),
-        _condition(superblock),
+        _condition(superblock, stored_checksum),
         _shape(superblock),
         _roles(superblock),
     )
@@ -267,14 +273,16 @@ def _reshape(superblock: Superblock) -> Iterator[str]:
         yield f"          Flags :{flags}"
 
 
-def _condition(superblock: Superblock) -> Iterator[str]:
+def _condition(superblock: Superblock, stored: int | None) -> Iterator[str]:
     yield _line("Update Time", _date(superblock.utime))
     if superblock.bblog_size_sectors and superblock.bblog_offset_sectors:
         entries = superblock.bblog_size_sectors * 512 // 8
         text = f"{entries} entries available at offset {superblock.bblog_offset_sectors} sectors"
         bad = superblock.feature_map & sb.FEATURE_BAD_BLOCKS
         yield _line("Bad Block Log", text + (" - bad blocks present." if bad else ""))
-    yield _line("Checksum", f"{superblock.checksum:x} - correct")
+    right = superblock.checksum
+    shown = "correct" if stored in (None, right) else f"expected {right:x}"
+    yield _line("Checksum", f"{right if stored is None else stored:x} - {shown}")
     yield _line("Events", superblock.events)
     yield ""
 

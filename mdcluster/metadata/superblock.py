@@ -218,8 +218,15 @@ def checksum(raw: bytes) -> int:
     return ((total & 0xFFFFFFFF) + (total >> 32)) & 0xFFFFFFFF
 
 
-def decode(raw: bytes, where: Where) -> Superblock:
+def stored_checksum(raw: bytes) -> int:
+    """`sb_csum` as it stands in the bytes of a superblock."""
+    return int.from_bytes(raw[_CHECKSUM_AT:_MAX_DEV_AT], "little")
+
+
+def decode(raw: bytes, where: Where, *, whole: bool = True) -> Superblock:
     """The superblock in `raw` (its 4096 bytes, read at `where`).
+
+    whole: False shows one with a wrong checksum, too; nothing may be built on that.
 
     Raises: NoSuperblockError, UnsupportedError, TooSmallError (too few bytes), BadChecksumError,
     MisplacedError (it says it stands elsewhere).
@@ -242,8 +249,8 @@ def decode(raw: bytes, where: Where) -> Superblock:
         raise UnsupportedError(
             where, f"superblock claims {max_dev} device roles", f"at most {MAX_DEVS} fit 4 KiB"
         )
-    stored, computed = int.from_bytes(raw[_CHECKSUM_AT:_MAX_DEV_AT], "little"), checksum(raw)
-    if stored != computed:
+    stored, computed = stored_checksum(raw), checksum(raw)
+    if whole and stored != computed:
         raise BadChecksumError(
             where,
             f"superblock checksum is {stored:x}, expected {computed:x}",

@@ -20,9 +20,15 @@ from mdcluster.metadata import superblock as sb
 from mdcluster.metadata.errors import DamagedError, Where
 from mdcluster.tools import inspect_payload, mdcinspect
 from tests.unit.metadata.images import Images, record, write_images
+from tests.unit.tools.committed import Committed, committed
 
 VIEWS = tuple(mdcinspect.VIEWS)
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Committed:
+    return committed(tmp_path)
 
 
 @pytest.fixture
@@ -32,7 +38,7 @@ def pair(tmp_path: Path) -> Images:
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_sound_array_is_shown_read_only(
-    view: str, pair: Images, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    view: str, sound: Committed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags_seen: list[int] = []
     real = os.open
@@ -42,15 +48,15 @@ def test_a_sound_array_is_shown_read_only(
         return real(path, flags, *rest)
 
     monkeypatch.setattr(os, "open", watching)
-    before = [Path(path).read_bytes() for path in pair.paths]
-    assert mdcinspect.main([view, *pair.paths]) == 0
+    before = [Path(path).read_bytes() for path in sound.paths]
+    assert mdcinspect.main([view, *sound.paths]) == 0
     assert len(flags_seen) >= 2
     assert not any(flags & WRITING for flags in flags_seen)
-    assert [Path(path).read_bytes() for path in pair.paths] == before
+    assert [Path(path).read_bytes() for path in sound.paths] == before
     shown = capsys.readouterr()
     assert shown.err == ""
     assert shown.out
-    assert mdcinspect.main(["--json", view, *pair.paths]) == 0
+    assert mdcinspect.main(["--json", view, *sound.paths]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["problems"] == []
     assert document[view]
@@ -63,11 +69,13 @@ HARMLESS = {"openat", "fstat", "lseek", "ioctl", "fadvise64", "preadv", "preadv2
 
 @pytest.mark.skipif(STRACE is None, reason="strace is not installed here")
 @pytest.mark.parametrize("view", VIEWS)
-def test_no_system_call_could_write_to_a_member(view: str, pair: Images, tmp_path: Path) -> None:
+def test_no_system_call_could_write_to_a_member(
+    view: str, sound: Committed, tmp_path: Path
+) -> None:
     """Of the whole run, whatever way python or a library goes."""
-    before = [(Path(path).stat().st_mtime_ns, Path(path).read_bytes()) for path in pair.paths]
+    before = [(Path(path).stat().st_mtime_ns, Path(path).read_bytes()) for path in sound.paths]
     log = tmp_path / "strace.log"
-    command = [sys.executable, "-m", "mdcluster.tools.mdcinspect", view, *pair.paths]
+    command = [sys.executable, "-m", "mdcluster.tools.mdcinspect", view, *sound.paths]
     done = subprocess.run(
         [str(STRACE), "-f", "-y", "-s", "0", "-o", str(log), *command],
         capture_output=True,
@@ -77,9 +85,9 @@ def test_no_system_call_could_write_to_a_member(view: str, pair: Images, tmp_pat
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
     )
     assert done.returncode == 0, done.stderr
-    lines = [line for line in log.read_text().splitlines() if any(p in line for p in pair.paths)]
+    lines = [line for line in log.read_text().splitlines() if any(p in line for p in sound.paths)]
     on_members = [line.split(maxsplit=1)[1] for line in lines if "execve(" not in line]
-    assert len([line for line in on_members if line.startswith("openat(")]) >= len(pair.paths)
+    assert len([line for line in on_members if line.startswith("openat(")]) >= len(sound.paths)
     for line in on_members:
         name = line.partition("(")[0]
         assert name in HARMLESS | {"stat", "newfstatat", "readlink"}, line
@@ -88,7 +96,7 @@ def test_no_system_call_could_write_to_a_member(view: str, pair: Images, tmp_pat
             assert flags <= {"O_RDONLY", "O_NONBLOCK", "O_CLOEXEC", "O_DIRECT"}, line
         if name == "ioctl":
             assert "BLKGETSIZE64" in line, line
-    after = [(Path(path).stat().st_mtime_ns, Path(path).read_bytes()) for path in pair.paths]
+    after = [(Path(path).stat().st_mtime_ns, Path(path).read_bytes()) for path in sound.paths]
     assert after == before
 
 
