@@ -42,6 +42,7 @@ T = TypeVar("T")
 SYNC_DEADLINE_MS: Final = 24 * 3_600_000
 """A stretch takes as long as the disks take; it ends when the sync is stopped."""
 STOP_AGAIN_S: Final = 0.5
+STOP_AGAIN_MAX_S: Final = 16.0
 MODULES: Final = ("md_mod", "raid1", "raid10")
 
 
@@ -179,7 +180,7 @@ class KernelDriver:
             await self.stop_sync(array)
         if force:
             await self._hold_for_good(running)
-        told = False
+        again_s = STOP_AGAIN_S
         while True:
             try:
                 await self._run(target, target.stop)
@@ -187,10 +188,10 @@ class KernelDriver:
             except ArrayBusyError as error:
                 if not force:
                     raise
-                if not told:
+                if again_s == STOP_AGAIN_S:
                     log.warning("%s; its writes are held, it is stopped once it is closed", error)
-                told = True
-                await asyncio.sleep(STOP_AGAIN_S)
+                await asyncio.sleep(again_s)  # the kernel logs each attempt
+                again_s = min(2 * again_s, STOP_AGAIN_MAX_S)
         running.watch.stop()
         del self._arrays[array]
         return clean
@@ -205,6 +206,7 @@ class KernelDriver:
         """Let go of all arrays: they run on in the kernel, as they are."""
         for running in self._arrays.values():
             running.watch.stop()
+            running.array.let_go()
         self._arrays.clear()
 
     # --- members -------------------------------------------------------------------------------

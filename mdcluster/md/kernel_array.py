@@ -10,6 +10,7 @@ array one after the other, but for `suspend`. The recipes were tried on Linux 6.
   a sync that was asked for runs (:mod:`mdcluster.md.kernel_sync`).
 """
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -34,6 +35,8 @@ BITMAP_AGE_S: Final = 5
 
 class KernelArray(KernelMembers):
     """An array from `assemble` or `inherit` to `stop`."""
+
+    _opened: int | None = None
 
     # --- set up --------------------------------------------------------------------------------
 
@@ -121,6 +124,19 @@ class KernelArray(KernelMembers):
         self.write_pin()
         self._thread = self._find_thread()
         self._link()
+        self._keep_open()
+
+    def _keep_open(self) -> None:
+        """So nobody stops it or makes it read-only behind the daemon: md refuses both for what is
+        open (drivers/md/md.c, do_md_stop and md_set_readonly)."""
+        with contextlib.suppress(OSError):
+            self._opened = os.open(self.device_path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def let_go(self) -> None:
+        """Of the array, which runs on."""
+        if self._opened is not None:
+            os.close(self._opened)
+        self._opened = None
 
     def prepare_syncs(self) -> None:
         """Full speed, and no waiting for arrays on other partitions of the same disks."""
@@ -145,11 +161,13 @@ class KernelArray(KernelMembers):
         members = list(self.members.values())
         for member in members:
             member.changing = True
+        self.let_go()
         try:
             self.dir.write("array_state", "clear")
         except AttributeFault as error:
             if not self.dir.exists():
                 return
+            self._keep_open()
             for member in members:
                 member.changing = False
             raise ArrayBusyError(
@@ -184,6 +202,7 @@ class KernelArray(KernelMembers):
         self.held_sectors = (0, self.geometry.array_sectors)
         if not self.read_only and not self.held_by_failure():
             self.suspend()  # else write-pending holds them until `activate`, which suspends first
+        self._keep_open()
 
     def _known(
         self, device: DeviceId, path: str, number: tuple[int, int], place: MemberDir
