@@ -95,6 +95,7 @@ class KernelState:
         self.answering = threading.Lock()
         self._suspending = threading.Lock()
         self._whole = False
+        self._pin_due = False
         self.members_changed: Callable[[], None] = lambda: None
         self._root, self._dev = root, dev
         self._notes = notes_dir / f"{self.dir.name}.json"
@@ -229,6 +230,8 @@ class KernelState:
                 return
             self.activated = True
             self.dir.write("array_state", "active")
+        if self._pin_due:
+            self.write_pin()
 
     def answer(self) -> None:
         """The same for a write-pending that came by itself: if it was activated before."""
@@ -287,7 +290,19 @@ class KernelState:
         first member, too, but Linux 6.12 even if that one is being recovered: raid1.c,
         choose_first_rdev.) raid10: above resync_start the first copy is read (raid10.c,
         read_balance); while a sync runs that is the sync's position.
+
+        Linux waits for all writes in flight where write-mostly changes (since 6.7: md.c,
+        rdev_attr_store): while a failure holds any, it is put off until `activate`.
         """
+        self._pin_due = bool(self.held_by_failure())
+        if not self._pin_due:
+            self._avoid_others()
+        self.guard_reads()
+        if not self.syncing:
+            pinned = self.pinned and self.state.level != 1
+            self.dir.write("resync_start", 0 if pinned else "none")
+
+    def _avoid_others(self) -> None:
         first = None
         if self.pinned and self.state.level == 1:
             good = [m for m in self.members.values() if m.good and "in_sync" in m.dir.flags]
@@ -295,10 +310,6 @@ class KernelState:
         for member in self.members.values():
             avoided = first is not None and member is not first and member.good
             member.set_flag("writemostly", "write_mostly", on=avoided or self._one_reader)
-        self.guard_reads()
-        if not self.syncing:
-            pinned = self.pinned and self.state.level != 1
-            self.dir.write("resync_start", 0 if pinned else "none")
 
     @property
     def _one_reader(self) -> bool:
