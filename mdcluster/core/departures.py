@@ -27,6 +27,7 @@ from mdcluster.core.model import (
     ArrayId,
     ArrayState,
     DeviceId,
+    Doubt,
     EndLife,
     FailMember,
     LeaveRunner,
@@ -86,28 +87,27 @@ class Departures:
     def member_failed(self, ev: MemberFailed) -> None:
         self._replica.note_failed(ev.array, ev.device)
         self._env.notify("member_failed", array=ev.array, device=ev.device, why=ev.why)
-        self.propose_failure(ev.array, ev.device, ev.why, rewritten=ev.rewritten)
+        self.propose_failure(ev.array, ev.device, ev.why, ev.doubt)
 
     def propose_failure(
-        self, array: ArrayId, device: DeviceId, why: str, *, rewritten: bool = False
+        self, array: ArrayId, device: DeviceId, why: str, doubt: Doubt = Doubt.NONE
     ) -> None:
-        """One that was rewritten goes whatever others say of it: they may read what is wrong."""
-        seen_by = None if rewritten else self._env.me.node
-        change = FailMember(array, device, why, seen_by, rewritten)
+        """One in doubt goes whatever others say of it: they may read what is wrong."""
+        seen_by = None if doubt else self._env.me.node
+        change = FailMember(array, device, why, seen_by, doubt is Doubt.REWRITTEN)
 
         def outcome(state: str, text: str) -> None:
             if state == "refused":
-                self._on_refused(change, text)
+                self._on_refused(change, doubt, text)
 
         self._asks.own(change, outcome)
 
-    def _on_refused(self, change: FailMember, refusal: str) -> None:
+    def _on_refused(self, change: FailMember, doubt: Doubt, refusal: str) -> None:
         """Leave the array, let the writes fail (the last good member), or propose it again."""
         array, device = change.array, change.device
         state = self._replica.states.get(array)
         member = state.member(device) if state else None
-        how = "rewritten" if change.rewritten else ""
-        again = (FAILED_TIMER, array, device, change.why, how)
+        again = (FAILED_TIMER, array, device, change.why, doubt.value)
         if array in self._replica.catching_up:
             self._env.after(again, self._env.timing.retry_max_ms)
             return

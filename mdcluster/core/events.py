@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mdcluster.core.messages import Message
-from mdcluster.core.model import ArrayId, Change, DeviceId, Life, NodeId, Stamp
+from mdcluster.core.model import ArrayId, Change, DeviceId, Doubt, Life, NodeId, Stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,13 +219,13 @@ class Probed:
 class MemberFailed:
     """md reports a failed write (held until released) or a failed read of a member.
 
-    rewritten: md has answered read errors by writing to it (see FailMember).
+    doubt: what is to be thought of its contents.
     """
 
     array: ArrayId
     device: DeviceId
     why: str
-    rewritten: bool = False
+    doubt: Doubt = Doubt.NONE
 
 
 @dataclass(frozen=True, slots=True)

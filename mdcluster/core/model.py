@@ -314,14 +314,23 @@ class StopArray:
     array: ArrayId
 
 
+class Doubt(StrEnum):
+    """Why a member that fails on one node goes, whatever the other nodes can do with it."""
+
+    NONE = ""
+    MISSED = "missed"
+    """md set it faulty by itself, and may have acknowledged writes that it lacks."""
+    REWRITTEN = "rewritten"
+    """md wrote to it what another one had, past the gate: it comes back by a full recovery only."""
+
+
 @dataclass(frozen=True, slots=True)
 class FailMember:
     array: ArrayId
     device: DeviceId
     why: str
-    seen_by: NodeId | None = None  # None: an administrator's command
-    rewritten: bool = False  # md wrote to it what another member had, outside of the gate: no
-    # bitmap tells what it holds, so it may only come back by a full recovery
+    seen_by: NodeId | None = None  # None: an administrator's command, or what it holds is in doubt
+    rewritten: bool = False  # Doubt.REWRITTEN: no bitmap tells what it holds
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,7 @@ from mdcluster.core.model import (
     ArrayState,
     ClusterState,
     DeviceId,
+    Doubt,
     Entry,
     FailMember,
     Gone,
@@ -423,9 +424,7 @@ class Node:
 
     def _on_failed_timer(self, key: TimerKey) -> None:
         _, array, device, why, how = key
-        self.departures.propose_failure(
-            ArrayId(array), DeviceId(device), why, rewritten=how == "rewritten"
-        )
+        self.departures.propose_failure(ArrayId(array), DeviceId(device), why, Doubt(how))
 
     def _on_left_timer(self, key: TimerKey) -> None:
         self.departures.propose_left(ArrayId(key[1]), int(key[2]), clean=key[3] == "clean")

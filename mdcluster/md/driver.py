@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from mdcluster.core.model import ArrayId, ArrayState, DeviceId, Member, SyncKind
+from mdcluster.core.model import ArrayId, ArrayState, DeviceId, Doubt, Member, SyncKind
 from mdcluster.errors import MdclusterError
 
 
@@ -100,10 +100,9 @@ class DriverEvents(Protocol):
     """Called from the driver, always on the event loop's thread."""
 
     def member_failed(
-        self, array: ArrayId, device: DeviceId, why: str, rewritten: bool = False
+        self, array: ArrayId, device: DeviceId, why: str, doubt: Doubt = Doubt.NONE
     ) -> None:
-        """rewritten: read errors, which md has answered by writing to the member what another one
-        had, past the gate: no write is held, but what it holds now is doubtful."""
+        """Its failed writes are held; doubt: not all of them. Told again if that comes up later."""
 
 
 class MdDriver(Protocol):

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-from mdcluster.core.model import ArrayId, ArrayState, DeviceId, Member, SyncKind
+from mdcluster.core.model import ArrayId, ArrayState, DeviceId, Doubt, Member, SyncKind
 from mdcluster.md.driver import (
     ArrayBusyError,
     ArrayStatus,
@@ -155,11 +155,11 @@ class KernelDriver:
     def _reporter(self, array: ArrayId) -> Report:
         loop = asyncio.get_running_loop()
 
-        def tell(device: DeviceId, why: str, rewritten: bool) -> None:
+        def tell(device: DeviceId, why: str, doubt: Doubt) -> None:
             for listener in list(self._listeners):
-                listener.member_failed(array, device, why, rewritten)
+                listener.member_failed(array, device, why, doubt)
 
-        return lambda device, why, rewritten: _in_loop(loop, partial(tell, device, why, rewritten))
+        return lambda device, why, doubt: _in_loop(loop, partial(tell, device, why, doubt))
 
     async def run(self, array: ArrayId) -> None:
         running = self._of(array)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from mdcluster.core.model import DeviceId
+from mdcluster.core.model import DeviceId, Doubt
 from mdcluster.md.driver import DriverError
 from mdcluster.md.kernel_state import Attached, KernelState, status_of
 
@@ -26,8 +26,9 @@ LOOK_MS: Final = 200
 SAMPLE_GAP_S: Final = 0.1
 _MEMBER_FILES: Final = ("state", "unacknowledged_bad_blocks")
 
-Report = Callable[[DeviceId, str, bool], None]
-"""Called in the watcher's thread, once for each failure: DriverEvents.member_failed."""
+Report = Callable[[DeviceId, str, Doubt], None]
+"""Called in the watcher's thread, once for each failure, and once more if it comes into doubt:
+DriverEvents.member_failed."""
 
 
 class Watch:
@@ -36,7 +37,7 @@ class Watch:
     def __init__(self, array: KernelState, report: Report) -> None:
         self._array = array
         self._report = report
-        self._told: set[DeviceId] = set()
+        self._told: dict[DeviceId, Doubt] = {}
         self._closing = threading.Event()
         self._wrote = False
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -98,28 +99,34 @@ class Watch:
     def look(self) -> None:
         """Tell what has failed since the last look."""
         for member in list(self._array.members.values()):
-            why = self._why_failed(member)
+            why, doubt = self._why_failed(member)
             if not why:
-                self._told.discard(member.device)
-            elif member.device not in self._told:
-                self._told.add(member.device)
-                self._report(member.device, why, _corrected_errors(member) > 0)
+                self._told.pop(member.device, None)
+            elif self._told.get(member.device) != doubt:
+                self._told[member.device] = doubt
+                self._report(member.device, why, doubt)
 
-    def _why_failed(self, member: Attached) -> str:
+    def _why_failed(self, member: Attached) -> tuple[str, Doubt]:
         """'' while it works, or while the failure is known by a commit."""
         if member.failed or member.changing:
-            return ""
+            return "", Doubt.NONE
         status = status_of(member)
+        errors = _corrected_errors(member)
+        if status.faulty and self._was_replaced(member):
+            return "", Doubt.NONE
+        if errors:
+            text = f"{errors} read error(s), which the kernel has answered by rewriting the blocks"
+            return text, Doubt.REWRITTEN
         if status.faulty:
-            new = self._array.replacement_of(member)
-            if new is not None and "in_sync" in new.dir.flags:
-                return ""  # md has put the new one in its place
-            return "the kernel has set it faulty"
+            return "the kernel has set it faulty", Doubt.MISSED
         if status.blocked or status.unacknowledged_errors:
-            return "a write failed, and is held"
-        if errors := _corrected_errors(member):
-            return f"{errors} read error(s), which the kernel has answered by rewriting the blocks"
-        return ""
+            return "a write failed, and is held", Doubt.NONE
+        return "", Doubt.NONE
+
+    def _was_replaced(self, member: Attached) -> bool:
+        """md has put the new one in its place."""
+        new = self._array.replacement_of(member)
+        return new is not None and "in_sync" in new.dir.flags
 
     # --- writes that wait ----------------------------------------------------------------------
 

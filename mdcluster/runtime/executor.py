@@ -61,7 +61,7 @@ from mdcluster.core.events import (
     SyncReached,
     SyncStopped,
 )
-from mdcluster.core.model import ArrayId, DeviceId
+from mdcluster.core.model import ArrayId, DeviceId, Doubt
 from mdcluster.md.driver import ArrayStatus, HungError, MdDriver
 from mdcluster.runtime.ports import Applier, Fencing, MemberPort
 from mdcluster.runtime.queues import Queues, Work
@@ -109,10 +109,10 @@ class Executor:
         await self._queues.close()
 
     def member_failed(
-        self, array: ArrayId, device: DeviceId, why: str, rewritten: bool = False
+        self, array: ArrayId, device: DeviceId, why: str, doubt: Doubt = Doubt.NONE
     ) -> None:
         """Called by the driver (DriverEvents)."""
-        self._feed(MemberFailed(array, device, why, rewritten))
+        self._feed(MemberFailed(array, device, why, doubt))
 
     def start(self, effect: Effect) -> None:
         """Begin, or queue, one effect. `QueueFullError` if too much waits."""

@@ -107,8 +107,16 @@ class Nature:
 
     def do_member_rewritten(self, name: str, array: str, device: str) -> None:
         """member-rewritten b r0 d1: md of host b has mended read errors of d1 by writing to it."""
-        event = MemberFailed(m.ArrayId(array), m.DeviceId(device), "read errors", rewritten=True)
+        event = MemberFailed(m.ArrayId(array), m.DeviceId(device), "read errors", m.Doubt.REWRITTEN)
         self._live(name).event(event)
+
+    def do_member_missed(self, name: str, array: str, device: str) -> None:
+        """member-missed b r0 d1: md of host b sets d1 faulty by itself; a write went past it."""
+        host, a, d = self._live(name), m.ArrayId(array), m.DeviceId(device)
+        host.blocked.setdefault(a, set()).add(d)
+        host.pending.add(a)
+        host.unseen.discard(a)
+        host.event(MemberFailed(a, d, "the kernel has set it faulty", m.Doubt.MISSED))
 
     def do_unseen_failure(self, name: str, array: str) -> None:
         """unseen-failure b r0: a failed write is held there, not yet reported by md."""

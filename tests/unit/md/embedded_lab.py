@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from mdcluster.core.model import ArrayId, ArrayState, DeviceId
+from mdcluster.core.model import ArrayId, ArrayState, DeviceId, Doubt
 from mdcluster.gate import GateShutError
 from mdcluster.md.embedded import EmbeddedDriver
 from mdcluster.md.faults import Access, Direction, Faults, Freeze, Purpose, Rule
@@ -50,7 +50,7 @@ class EmbeddedLab:
             raise GateShutError("the gate is shut")
 
     def member_failed(
-        self, array: ArrayId, device: DeviceId, why: str, rewritten: bool = False
+        self, array: ArrayId, device: DeviceId, why: str, doubt: Doubt = Doubt.NONE
     ) -> None:
         assert array == ARRAY
         self._failures.append((device, why))

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mdcluster.core.model import ArrayId, ArrayState, DeviceId
+from mdcluster.core.model import ArrayId, ArrayState, DeviceId, Doubt
 from mdcluster.gate import GateShutError
 from mdcluster.md.driver import DriverError
 from mdcluster.md.kernel import KernelDriver
@@ -136,7 +136,7 @@ class KernelLab:
             raise GateShutError("the gate is shut")
 
     def member_failed(
-        self, array: ArrayId, device: DeviceId, why: str, rewritten: bool = False
+        self, array: ArrayId, device: DeviceId, why: str, doubt: Doubt = Doubt.NONE
     ) -> None:
         assert array == ARRAY
         self._failures.append((device, why))
