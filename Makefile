@@ -15,7 +15,7 @@ help: ## this list
 demo: $(READY) ## three daemons, a RAID1, a resync taken over: watch it (under 40 s)
 	@$(BIN)/python -m tests.demo
 
-test: tools $(READY) lint unit scenarios planted sim cluster vm-smoke ## everything that CI runs
+test: tools $(READY) lint unit scenarios planted sim cluster $(or $(VM),vm-smoke) ## all tests (VM=vm: all of the vm tier, as CI)
 
 lint: $(READY) ## formatting, linter, strict types
 	$(BIN)/ruff format --check .
@@ -37,8 +37,8 @@ cluster: $(READY) ## real daemons, real sockets, real files
 sim: $(READY) ## SEEDS=N simulated clusters, or REPLAY=seed to see one in words
 	$(BIN)/python -m tests.sim.run $(if $(REPLAY),--replay $(REPLAY),--seeds $(SEEDS))
 
-vm: vm-tools $(READY) ## stock kernels in virtual machines (KERNEL=6.12: this one alone)
-	MDCLUSTER_VM_KERNEL=$(KERNEL) $(BIN)/pytest -q tests/vm
+vm: vm-tools $(READY) ## stock kernels in virtual machines (KERNEL=6.12: all tests on this one)
+	MDCLUSTER_VM_KERNEL=$(KERNEL) $(BIN)/pytest -q --durations=12 tests/vm
 
 vm-soak: vm-tools $(READY) ## ROUNDS=10 of every proof at random moments, both kernels (VM_SEED=n: again)
 	MDCLUSTER_VM_KERNEL=$(KERNEL) MDCLUSTER_VM_ROUNDS=$(or $(ROUNDS),10) MDCLUSTER_VM_SEED=$(VM_SEED) \

@@ -19,8 +19,10 @@ from tests.vm.lab.kernels import SERIES, TOOLS_PATH
 from tests.vm.lab.qemu import PROGRAM
 
 HERE = Path(__file__).parent
-KERNELS = os.environ.get("MDCLUSTER_VM_KERNEL", "").replace(",", " ").split() or list(SERIES)
+CHOSEN = os.environ.get("MDCLUSTER_VM_KERNEL", "").replace(",", " ").split()
+KERNELS = CHOSEN or list(SERIES)
 CONSOLE_LINES = 40
+LOG_LINES = 80
 SEED = os.environ.get("MDCLUSTER_VM_SEED", "") or str(random.randrange(1 << 32))
 ROUNDS = int(os.environ.get("MDCLUSTER_VM_ROUNDS", "0"))
 """Of every proof, on every kernel; 0: one, on the kernels that its mark names."""
@@ -29,7 +31,7 @@ ROUNDS = int(os.environ.get("MDCLUSTER_VM_ROUNDS", "0"))
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "vm: stock kernels in virtual machines")
     config.addinivalue_line("markers", "smoke: the few of them that `make test` runs")
-    config.addinivalue_line("markers", "kernel(series): on this one only, but in a long run")
+    config.addinivalue_line("markers", "kernel(series): on this one only, unless it was chosen")
 
 
 def pytest_report_header() -> str:
@@ -43,7 +45,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All tests here are of the vm tier; without QEMU they cannot run."""
-    if not ROUNDS:
+    if not ROUNDS and not CHOSEN:
         items[:] = [item for item in items if not _for_another_kernel(item)]
     missing = shutil.which(PROGRAM, path=TOOLS_PATH) is None
     for item in items:
@@ -62,7 +64,7 @@ def _for_another_kernel(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """A failure shows the ends of all consoles."""
+    """A failure shows the ends of all consoles, and of what the daemons have logged."""
     outcome: pytest.CallInfo[None]
     outcome = yield  # type: ignore[assignment]
     report = outcome.get_result()  # type: ignore[attr-defined]
@@ -70,6 +72,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     if report.failed and isinstance(lab, Lab):
         text = "\n\n".join(guest.tail(CONSOLE_LINES) for guest in lab.guests)
         report.sections.append(("consoles", text))
+    proof = getattr(item, "funcargs", {}).get("proof")
+    if report.failed and isinstance(proof, Proof):
+        report.sections.append(("daemons", proof.cluster.logs(LOG_LINES)))
 
 
 @pytest.fixture(scope="module", params=KERNELS)

@@ -94,6 +94,7 @@ def test_nothing_is_taken_over_unfenced(proof: Proof) -> None:
         load.progress(*left)
         proof.back(dead, load=load)
         cluster.until_in_sync()
+        load.progress()
     assert proof.verify(load)
 
 
@@ -160,6 +161,7 @@ def test_opposite_members_fail_on_two_hosts(proof: Proof) -> None:
         for name in proof.others(hit):
             for disk in (one, other):
                 proof.lab[name].disks[disk].heal()
+        cluster.until_running("data", *proof.others(hit))  # or it is fenced while it boots
         proof.back(hit, load=load)
         gone = other if last == one else one
         cluster.change(Verb.REMOVE, gone)

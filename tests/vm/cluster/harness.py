@@ -71,9 +71,11 @@ class VmCluster:
         *,
         spectators: Iterable[str] = (),
         policy: str = "fail",
+        watchdog_ms: int = 0,
     ) -> None:
-        """settings: more of mdcluster.toml."""
+        """settings: more of mdcluster.toml. watchdog_ms: fenced by softdog, not by the agent."""
         self.lab = lab
+        self._watchdog_ms = watchdog_ms
         self._settings = settings
         self._policy = policy
         self._spectators = set(spectators)
@@ -88,7 +90,8 @@ class VmCluster:
             f"{one.address} {one.name}{' spectator' * (one.name in self._spectators)}\n"
             for one in self.lab.guests
         )
-        spans = "".join(f"{name} = {ms}\n" for name, ms in {**TIMING, **(timing or {})}.items())
+        spans_ms = {**TIMING, "watchdog_ms": self._watchdog_ms, **(timing or {})}
+        spans = "".join(f"{name} = {ms}\n" for name, ms in spans_ms.items())
         guest.write_text("/etc/clusterips", "".join(lines))
         guest.write_text(
             "/etc/mdcluster.toml",
@@ -100,6 +103,8 @@ class VmCluster:
 
     def _fencing(self) -> str:
         """By the lab's fence device: whoever was switched off there is fenced at once."""
+        if self._watchdog_ms:
+            return '[fence]\nwatchdog = "/dev/watchdog"\n'
         names = [guest.name for guest in self.lab.guests]
         plugs = "".join(f'[fence.agent.nodes.{name}]\nplug = "{name}"\n' for name in names)
         return f'[fence.agent]\ncommand = "{FENCE_AGENT}"\nsettle_ms = 0\n{plugs}'
@@ -107,6 +112,8 @@ class VmCluster:
     def start(self, *names: str) -> None:
         """Start the daemons of these guests (default: all); not waited for."""
         for guest in self._guests(names):
+            if self._watchdog_ms:
+                guest.run(f"modprobe softdog soft_margin={self._watchdog_ms // 1000}")
             self.daemons[guest.name] = guest.spawn("mdclusterd", DAEMON)
 
     def start_all(self) -> str:
@@ -121,12 +128,20 @@ class VmCluster:
         self.daemons[name].signal(signal.SIGTERM)
         return self.daemons[name].wait(LIMIT_S)
 
+    def freeze(self, name: str) -> None:
+        """SIGSTOP of the daemon alone: its arrays run on in the kernel."""
+        self.daemons[name].signal(signal.SIGSTOP)
+
     def kill(self, name: str) -> None:
         """kill -9 of the daemon alone: its arrays run on in the kernel."""
         self.daemons[name].kill()
 
     def power_cut(self, name: str) -> None:
         self.lab[name].power_cut()
+        self.gone(name)
+
+    def gone(self, name: str) -> None:
+        """Its guest has ended."""
         self.daemons.pop(name, None)
         self._clients.pop(name, None)
 

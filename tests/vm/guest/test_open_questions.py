@@ -164,6 +164,26 @@ def test_raid10_waits_for_bad_blocks_of_a_faulty_member(make: Make, level: int) 
     assert again.join(7)
 
 
+def test_reads_are_pinned_anew_once_the_failed_writes_are_released(make: Make) -> None:
+    """Linux waits for writes in flight where write-mostly changes: for good while they are held."""
+    bench = make(1)
+    bench.mark_all()
+    bench.array.write_pin()
+    first = next(iter(bench.array.members.values()))
+    bench.disks.set(0, NO_DATA)
+    writes = bench.writes(FRESH, b"x")
+    bench.array.until(lambda: bool(bench.array.held_by_failure()), "no failure")
+    bench.disks.set(0)  # or it repeats the sectors of each for long
+    bench.array.fail(first.device, 1)
+    bench.array.write_pin()
+    assert not writes.acknowledged
+    bench.array.unblock(first.device)
+    bench.array.activate()
+    bench.array.until(lambda: went_on(bench, writes), "the writes wait")
+    assert bench.array.pinned
+    assert ("write_mostly" in bench.second.dir.flags) == (kernel_version() < (6, 8))
+
+
 def test_a_failing_write_is_repeated_by_sectors(make: Make) -> None:
     """narrow_write_error of raid1.c: one block of the device after the other, in md's thread."""
     bench = make(1)
@@ -439,7 +459,7 @@ def test_a_discard_that_fails_on_one_member_is_no_failure(make: Make, level: int
 
 
 def test_what_mdadm_does_to_a_running_array(make: Make) -> None:
-    """It looks and stops; it changes no member."""
+    """It looks; it changes and stops nothing."""
     bench = make(1)
     path, member = bench.array.device_path, bench.disks.path(1)
     before = [m.dir.flags for m in bench.array.members.values()]
@@ -452,6 +472,8 @@ def test_what_mdadm_does_to_a_running_array(make: Make) -> None:
         ((path, "--fail", member), 1),
         ((path, "--remove", member), 1),
         (("--grow", path, "--raid-devices=3"), 1),
+        (("--readonly", path), 1),
+        (("--stop", path), 1),
     ):
         done = subprocess.run(["mdadm", *words], capture_output=True, check=False)
         assert done.returncode == rc, (words, done)
