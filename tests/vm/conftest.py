@@ -32,6 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "vm: stock kernels in virtual machines")
     config.addinivalue_line("markers", "smoke: the few of them that `make test` runs")
     config.addinivalue_line("markers", "kernel(series): on this one only, unless it was chosen")
+    config.addinivalue_line("markers", "long: takes minutes, only where a kernel was chosen")
 
 
 def pytest_report_header() -> str:
@@ -46,7 +47,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All tests here are of the vm tier; without QEMU they cannot run."""
     if not ROUNDS and not CHOSEN:
-        items[:] = [item for item in items if not _for_another_kernel(item)]
+        items[:] = [item for item in items if not _left_out(item)]
     missing = shutil.which(PROGRAM, path=TOOLS_PATH) is None
     for item in items:
         if HERE in item.path.parents:
@@ -55,7 +56,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=f"{PROGRAM} is missing: make vm-tools"))
 
 
-def _for_another_kernel(item: pytest.Item) -> bool:
+def _left_out(item: pytest.Item) -> bool:
+    if item.get_closest_marker("long"):
+        return True
     mark = item.get_closest_marker("kernel")
     if mark is None or not isinstance(item, pytest.Function):
         return False

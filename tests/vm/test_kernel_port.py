@@ -21,7 +21,7 @@ def test_the_whole_port(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     run_inside(lab["node1"], capsys, "tests/vm/guest/test_kernel.py", limit_s=1800)
 
 
-@pytest.mark.kernel("6.12")
+@pytest.mark.long
 def test_what_this_kernel_does(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     """Figures are printed, the assertions are those of docs/KERNEL.md."""
     run_inside(lab["node1"], capsys, "-s", "tests/vm/guest/test_open_questions.py", limit_s=1800)

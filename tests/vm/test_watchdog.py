@@ -42,6 +42,7 @@ def test_frozen_daemon_is_reset_with_its_host(proof: Proof) -> None:
     assert proof.verify(load)
 
 
+@pytest.mark.long
 def test_host_that_is_cut_off_is_reset(proof: Proof) -> None:
     """It gets no lease, feeds its watchdog no more, and is taken for dead after that only."""
     cluster = proof.cluster
