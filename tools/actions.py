@@ -58,6 +58,7 @@ class Changer:
         self._client = client
         self._output = output
         self._said = ""
+        self._dry_run = command.has("dry-run")
         self.results: list[dict[str, object]] = []
 
     def run(self) -> int:
@@ -118,7 +119,7 @@ class Changer:
         reply = self._send(Verb.GROW, args)
         device = device_of(args.array)
         text = f"raid_disks for {device} set to {args.raid_disks}"
-        if args.raid_disks is None:
+        if args.raid_disks is None and not self._dry_run:
             size = self._client.ask(Verb.DETAIL, ArrayArgs(args.array), ArrayDetail).size_sectors
             text = f"component size of {device} has been set to {size // 2}K"
         self._done(Verb.GROW, reply, text, array=args.array)
@@ -168,13 +169,18 @@ class Changer:
             run or self._command.has("run"),
         )
         reply = self._send(Verb.ASSEMBLE, args)
-        self._done(Verb.ASSEMBLE, reply, started_text(array, reply), array=array)
+        self._done(Verb.ASSEMBLE, reply, self._started(array, reply), array=array)
+
+    def _started(self, array: str, reply: Reply) -> str:
+        return f"{device_of(array)} started" if self._dry_run else started_text(array, reply)
 
     def _adopt(self) -> None:
         command = self._command
         name, force = command.given.get("name"), command.has("force")
         reply = self._send(Verb.ADOPT, AdoptArgs(proposal(), command.devices, name, force))
-        text = "adopted." if reply.data is None else started_text("", reply)
+        text = "adopted."
+        if reply.data is not None and not self._dry_run:
+            text = started_text("", reply)
         self._done(Verb.ADOPT, reply, text, devices=" ".join(command.devices))
 
     def _release(self, array: str) -> None:
@@ -205,11 +211,24 @@ class Changer:
         self._done(verb, self._send(verb, args), text, **what)
 
     def _send(self, verb: Verb, args: Args) -> Reply:
-        return self._client.call(verb, args, self._waiting)
+        return self._client.call(verb, args, self._waiting, dry_run=self._dry_run)
 
     def _done(self, verb: Verb, reply: Reply, text: str, **what: str) -> None:
-        """mdadm's message, and what the daemon adds to it."""
-        self.results.append({"action": verb, **what, "state": reply.state, "text": reply.text})
+        """mdadm's message, and what the daemon adds to it; of a dry run the plan."""
+        result: dict[str, object] = {
+            "action": verb,
+            **what,
+            "state": reply.state,
+            "text": reply.text,
+        }
+        self.results.append(result)
+        if self._dry_run:
+            from . import plan  # noqa: PLC0415
+
+            result |= {"state": "planned", "plan": reply.data}
+            if not self._command.has("json"):
+                self._output.print(plan.text(reply.data, text))
+            return
         self._output.say(text)
         if reply.text and self._command.verbosity > 0:
             self._output.say(reply.text)

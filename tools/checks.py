@@ -19,6 +19,9 @@ REFUSED_EXIT: Final = 1
 _FORMATTED: Final = {"detail", "examine", "examine-bitmap", "examine-badblocks", "detail-platform"}
 _ON_DEVICES: Final = ("examine", "examine-bitmap", "examine-badblocks", "zero-superblock")
 """Actions of misc mode on members."""
+_REPORTS: Final = {*_FORMATTED, "query", "wait", "wait-clean", "udev-rules", "dump"} | {
+    *("cluster", "mdstat", "why", "check-timing"),
+}
 _ON_ARRAYS: Final = {
     *("detail", "stop", "run", "readonly", "readwrite"),
     *("action", "wait", "wait-clean", "release"),
@@ -55,10 +58,19 @@ def _check_formats(command: Command) -> None:
     for name in ("brief", "export"):
         if command.has(name) and not actions <= _FORMATTED:
             raise UsageError(f"--{name} is only meaningful with --detail or --examine")
+    if command.has("dry-run") and not _changes(command, actions):
+        raise UsageError("--dry-run is only meaningful with a change")
     if command.has("json") and len(command.parts()) > 1:
         raise UsageError("--json prints one document: give one action")
     if command.has("run") and command.has("stop"):
         raise UsageError("Cannot both Stop and Run an array")
+
+
+def _changes(command: Command, actions: set[str]) -> bool:
+    """Whether it changes anything, and through the daemon."""
+    if command.mode is Mode.MISC:
+        return not actions & _REPORTS
+    return command.mode is not Mode.MONITOR
 
 
 def _check_misc(command: Command) -> None:

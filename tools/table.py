@@ -280,6 +280,8 @@ _ANYWHERE: Final = (
     Option("homehost", "host that a new array's name begins with", "NAME", kind=Kind.ANY),
     Option("offroot", "nothing", kind=Kind.ANY, why="ignored, as in mdadm"),
     Option("json", "one JSON document", kind=Kind.ANY, standing=_OWN),
+    Option("dry-run", "say what a change would do on which node, and change nothing",
+           kind=Kind.ANY, standing=_OWN),
     Option("verbose", "say more", kind=Kind.ANY, letter="v"),
     Option("quiet", "say less", kind=Kind.ANY, letter="q"),
     Option("socket", "control socket of the daemon", "PATH", kind=Kind.ANY, standing=_OWN),

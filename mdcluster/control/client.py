@@ -91,20 +91,23 @@ class Client:
         reply = self.call(verb, args, progress)
         return build(data, reply.data, f"answer to {verb}", strict=False)
 
-    def call(self, verb: Verb, args: Args, progress: Progress | None = None) -> Reply:
+    def call(
+        self, verb: Verb, args: Args, progress: Progress | None = None, *, dry_run: bool = False
+    ) -> Reply:
         """The final ``done`` reply; :class:`RefusedError` for ``refused``.
 
         ``progress`` sees every ``waiting`` reply. A connection that is lost (the daemon restarts)
         is opened again and the request repeated, a few times and later each time: a change carries
         its proposal id, so it is never executed twice. Raises :class:`NoDaemonError`,
-        :class:`LostError`, :class:`ProtocolError`.
+        :class:`LostError`, :class:`ProtocolError`. dry_run: nothing is changed, the data of the
+        reply are a :class:`mdcluster.control.plan.PlanData`.
         """
         lost: LostError | None = None
         for attempt in range(RETRIES_MAX):
             if attempt:
                 time.sleep(RETRY_FIRST_S * 2 ** (attempt - 1))
             try:
-                return self._exchange(verb, args, progress)
+                return self._exchange(verb, args, progress, dry_run)
             except NoDaemonError:
                 self.close()
                 if lost is None:  # nothing was ever sent
@@ -115,7 +118,7 @@ class Client:
                 if isinstance(error, SilentError):
                     break
         assert lost is not None
-        if changes(args):
+        if changes(args) and not dry_run:
             raise LostError(
                 f"{lost}; whether the change was made is not known: look before you try again"
             )
@@ -149,8 +152,8 @@ class Client:
         self._buffer = bytearray(rest)
         return [decode_answer(bytes(line)) for line in lines]
 
-    def _exchange(self, verb: Verb, args: Args, progress: Progress | None) -> Reply:
-        number = self._send(verb, args)
+    def _exchange(self, verb: Verb, args: Args, progress: Progress | None, dry_run: bool) -> Reply:
+        number = self._send(verb, args, dry_run)
         while True:
             answer = self._receive()
             if isinstance(answer, EventLine) or answer.id not in (number, NO_ID):
@@ -165,9 +168,9 @@ class Client:
             raise RefusedError(verb, reply.text)
         return reply
 
-    def _send(self, verb: Verb, args: Args) -> int:
+    def _send(self, verb: Verb, args: Args, dry_run: bool = False) -> int:
         self._last_id += 1
-        line = encode(request_of(self._last_id, verb, args))
+        line = encode(request_of(self._last_id, verb, args, dry_run=dry_run))
         try:
             self._connected().sendall(line)
         except OSError as error:

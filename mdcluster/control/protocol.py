@@ -1,10 +1,11 @@
 """The lines on the control socket: requests, replies, events, and their limits.
 
-Line-delimited JSON (UTF-8) over a unix stream socket. A client sends ``{"id", "verb", "args"}``;
-the daemon answers with any number of ``waiting`` replies and one final ``done`` or ``refused``,
-each ``{"id", "state", "text", "data"}``. After ``events`` it also sends ``{"event": kind, ...}``
-lines. The verbs and their arguments are in :mod:`mdcluster.control.verbs`; docs/CONTROL.md
-tells it in prose. Pure, and of the standard library alone: the client starts with it.
+Line-delimited JSON (UTF-8) over a unix stream socket. A client sends ``{"id", "verb", "args"}``,
+perhaps with ``"dry_run": true``; the daemon answers with any number of ``waiting`` replies and one
+final ``done`` or ``refused``, each ``{"id", "state", "text", "data"}``. After ``events`` it also
+sends ``{"event": kind, ...}`` lines. The verbs and their arguments are in
+:mod:`mdcluster.control.verbs`; docs/CONTROL.md tells it in prose. Pure, and of the standard
+library alone: the client starts with it.
 """
 
 import json
@@ -38,11 +39,15 @@ class State(StrEnum):
 
 
 class Request(NamedTuple):
-    """``id`` is chosen by the client, 1 to 2^53 - 1, unique among its requests in flight."""
+    """``id`` is chosen by the client, 1 to 2^53 - 1, unique among its requests in flight.
+
+    dry_run: a change is not made; the answer tells what it would do.
+    """
 
     id: int
     verb: str
     args: dict[str, Any]
+    dry_run: bool = False
 
 
 class Reply(NamedTuple):
@@ -71,6 +76,8 @@ def encode(message: Request | Reply | EventLine) -> bytes:
         raw: dict[str, Any] = {**plain(message.fields), "event": message.event}
     else:
         raw = plain(message)
+        if isinstance(message, Request) and not message.dry_run:
+            del raw["dry_run"]  # an older daemon refuses the field, as it should if it is meant
     try:
         line = json.dumps(raw, separators=(",", ":"), allow_nan=False).encode() + b"\n"
     except (TypeError, ValueError) as bad:
@@ -94,10 +101,14 @@ def decode_request(line: bytes) -> Request:
         raise ProtocolError("field 'verb': expected the name of a verb")
     if not isinstance(args, dict):
         raise ProtocolError("field 'args': expected an object")
-    unknown = sorted(set(raw) - {"id", "verb", "args"})
+    unknown = sorted(set(raw) - set(Request._fields))
     if unknown:
-        raise ProtocolError(f"unknown field {unknown[0][:80]!r}; the fields are: id, verb, args")
-    return Request(number, verb, args)
+        known = ", ".join(Request._fields)
+        raise ProtocolError(f"unknown field {unknown[0][:80]!r}; the fields are: {known}")
+    dry_run = raw.get("dry_run", False)
+    if type(dry_run) is not bool:
+        raise ProtocolError("field 'dry_run': expected true or false")
+    return Request(number, verb, args, dry_run)
 
 
 def decode_answer(line: bytes) -> Reply | EventLine:

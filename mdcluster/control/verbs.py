@@ -195,11 +195,8 @@ class ReloadArgs(NamedTuple):
     proposal: str
 
 
-Args = (
-    NoArgs
-    | ArrayArgs
-    | EventsArgs
-    | CreateArgs
+ChangeArgs = (
+    CreateArgs
     | AdoptArgs
     | ReleaseArgs
     | AssembleArgs
@@ -211,6 +208,8 @@ Args = (
     | NodeArgs
     | ReloadArgs
 )
+"""Of verbs that change something: a retry carries the same proposal id."""
+Args = NoArgs | ArrayArgs | EventsArgs | ChangeArgs
 
 ARGS: dict[Verb, type[Args]] = {
     Verb.STATUS: NoArgs,
@@ -246,10 +245,10 @@ def parse_args(request: Request) -> Args:
     return build(ARGS[Verb(request.verb)], request.args, request.verb)
 
 
-def request_of(number: int, verb: Verb, args: Args) -> Request:
+def request_of(number: int, verb: Verb, args: Args, *, dry_run: bool = False) -> Request:
     """The request that carries these arguments."""
     assert isinstance(args, ARGS[verb]), (verb, args)
-    return Request(number, verb, plain(args))
+    return Request(number, verb, plain(args), dry_run)
 
 
 def changes(args: Args) -> bool:

@@ -141,7 +141,7 @@ class Commits:
 
     def own(self, change: Change) -> None:
         """A proposal of the writer itself; not twice while the same one is under way."""
-        track = self.tracks.get(_key_of(change))
+        track = self.tracks.get(key_of(change))
         if track is None or self.under_way(track, change):
             return
         self._serial += 1
@@ -163,25 +163,31 @@ class Commits:
         """Take a proposal; the answer goes to its origin, now or when it is done."""
         if not self._election.ready:
             return  # the proposer asks again
-        key = _key_of(ask.change)
+        key = key_of(ask.change)
         track = self.tracks.get(key)
         if self._was_released(ask, track):
             self.answer(ask, "done", "")
             return
-        if self._needs_term(ask.change):
+        if term := self.term_needed(ask.change):
+            # The next writer, of a term above that, can adopt it.
+            self._election.raise_term(term, f"an array with events of term {term} is adopted")
             return
-        if track is None:
-            if len(self.tracks) > ARRAYS_MAX:
-                self.answer(ask, "refused", f"{ARRAYS_MAX} arrays are the most a cluster can have")
-                return
-            track = self.tracks.setdefault(key, Track(key))
-        if self._is_retry(track, ask):
+        if track is not None and self._is_retry(track, ask):
             return
-        if len(track.queue) >= QUEUE_MAX:
-            self.answer(ask, "refused", f"{QUEUE_MAX} changes wait already; try again later")
+        if refusal := self.no_room(track):
+            self.answer(ask, "refused", refusal)
             return
+        track = self.tracks.setdefault(key, Track(key))
         track.queue.append(ask)
         self.next(track)
+
+    def no_room(self, track: Track | None) -> str:
+        """Why no more can wait for this entry, or be a new one ('' if it can)."""
+        if track is None and len(self.tracks) > ARRAYS_MAX:
+            return f"{ARRAYS_MAX} arrays are the most a cluster can have"
+        if track is not None and len(track.queue) >= QUEUE_MAX:
+            return f"{QUEUE_MAX} changes wait already; try again later"
+        return ""
 
     def _was_released(self, ask: Ask, track: Track | None) -> bool:
         """A release that is over already: the proposer did not hear of it.
@@ -196,20 +202,18 @@ class Commits:
         recent = cluster.committed.recent if cluster and cluster.committed else ()
         return any(outcome.proposal == ask.proposal for outcome in recent)
 
-    def _needs_term(self, change: Change) -> bool:
-        """Whether an array is adopted whose events this term's stamps would not exceed.
+    def term_needed(self, change: Change) -> int:
+        """The term that this writer has to stand down with, or 0.
 
-        Then this writer stands down with a promise of that term, so that the next one is above.
+        If an array is adopted whose events its own stamps would not exceed: the next is above.
         """
         if not isinstance(change, AdoptArray) or change.array in self.tracks:
-            return False
+            return 0
         if self._ledger.stamp(change.array).next(self._ledger.term).events > change.events:
-            return False
+            return 0
         if change.events >= EVENTS_MAX:
-            return False  # refused as implausible
-        term = max(change.events >> 32, self._ledger.term)
-        self._election.raise_term(term, f"an array with events of term {term} is adopted")
-        return True
+            return 0  # refused as implausible
+        return max(change.events >> 32, self._ledger.term)
 
     def _is_retry(self, track: Track, ask: Ask) -> bool:
         """A proposal that is known: it is answered in its time, to whoever asked last."""
@@ -246,7 +250,7 @@ class Commits:
             ask = track.queue.popleft()
             track.ask = ask
             refusal = "" if _is_probed(ask.change) else self._refusal(track, ask)
-            refusal = refusal or self._too_early(track, ask)
+            refusal = refusal or self.too_early(track, ask.change)
             if refusal:
                 self._settle(track, "refused", refusal)
             elif self._start_round(track, ask):
@@ -338,9 +342,9 @@ class Commits:
         return result.why if isinstance(result, Refused) else ""
 
     @staticmethod
-    def _too_early(track: Track, ask: Ask) -> str:
+    def too_early(track: Track, change: Change) -> str:
         """A change of the shape starts from a state that every node has: see reshape.py."""
-        if not (isinstance(ask.change, Reshape) and track.open):
+        if not (isinstance(change, Reshape) and track.open):
             return ""
         name = track.open[-1].entry.state.name
         return f"{name}: not every node has applied the change before; try again"
@@ -751,7 +755,8 @@ def _is_probed(change: Change) -> bool:
     return isinstance(change, FailMember) and change.seen_by is not None
 
 
-def _key_of(change: Change) -> str:
+def key_of(change: Change) -> str:
+    """The entry that a change is about."""
     if isinstance(change, AddVoter | RemoveVoter | BindVoter | ForgetArray | HandOver):
         return CLUSTER_KEY
     return change.array

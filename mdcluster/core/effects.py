@@ -23,6 +23,7 @@ from mdcluster.core.model import (
     Life,
     NewMember,
     NodeId,
+    Plan,
     Promise,
     Stamp,
     SyncKind,
@@ -290,11 +291,15 @@ class Fence:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """To the local client: 'done', 'refused' or 'waiting' (more will follow), and why."""
+    """To the local client: 'done', 'refused' or 'waiting' (more will follow), and why.
+
+    plan: what came of a dry run.
+    """
 
     proposal: str
     state: str
     text: str
+    plan: Plan | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,15 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class Wondered:
+    """A client asks what these changes of one entry would do; none of them is made."""
+
+    proposal: str
+    changes: tuple[Change, ...]
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class FenceAcked:
     """An administrator vouches that this node is dead and nothing of it can still land."""
 
@@ -256,6 +265,7 @@ Event = (
     | Tick
     | LinesChanged
     | Asked
+    | Wondered
     | FenceAcked
     | ShutdownAsked
     | PersistFailed

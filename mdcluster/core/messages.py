@@ -13,6 +13,7 @@ from mdcluster.core.model import (
     Entry,
     Life,
     NodeId,
+    Plan,
     Stamp,
 )
 
@@ -137,6 +138,26 @@ class ProposeReply:
     proposal: str
     state: str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Consult:
+    """A dry run: what would these changes of one entry do, made in this order? None is made."""
+
+    term: int
+    proposal: str
+    changes: tuple[Change, ...]
+    force: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """plan: None if they would be refused, as `refusal` says."""
+
+    term: int
+    proposal: str
+    refusal: str
+    plan: Plan | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +306,8 @@ MESSAGES: tuple[type, ...] = (
     Report,
     Propose,
     ProposeReply,
+    Consult,
+    Advice,
     Replicate,
     ReplicateAck,
     Prepare,
@@ -312,6 +335,8 @@ Message = (
     | Report
     | Propose
     | ProposeReply
+    | Consult
+    | Advice
     | Replicate
     | ReplicateAck
     | Prepare

@@ -511,6 +511,29 @@ Change = ArrayChange | ClusterChange
 
 
 @dataclass(frozen=True, slots=True)
+class Outlook:
+    """What one change would do: the state it is made of, and who takes part.
+
+    need: what has to be done first (`mdcluster.core.rounds.Kind`, '' for nothing), and by whom.
+    must: the lives that have to apply it, or be fenced, before it is done.
+    """
+
+    before: ArrayState | ClusterState | None
+    after: ArrayState | ClusterState
+    need: str
+    asked: tuple[Life, ...]
+    must: tuple[Life, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Changes as the writer would make them now, one after the other, and what they wait for."""
+
+    outlooks: tuple[Outlook, ...]
+    waits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """How every node finds and proves a device: the nonce that the writer wrote to it.
 

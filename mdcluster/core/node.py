@@ -6,7 +6,8 @@ Nothing is decided here that has a file of its own:
     membership.py  beats, I/O leases, fencing         replica.py    persist, apply, release
     commits.py     the writer's pipelines             rounds.py, preparing.py  before a commit
     keeper.py      the writer's own initiative        resync.py, holds.py      windows
-    asks.py        proposals that begin here          pins.py       stable reads
+    foresight.py   dry runs                           pins.py       stable reads
+    asks.py        proposals that begin here
     feeding.py     until when the watchdog is fed
     responder.py   its part in a writer's rounds      departures.py failures, leaving, stopping
     view.py        what people may see
@@ -61,18 +62,22 @@ from mdcluster.core.events import (
     SyncReached,
     SyncStopped,
     Tick,
+    Wondered,
 )
 from mdcluster.core.feeding import Feeding
+from mdcluster.core.foresight import Foresight
 from mdcluster.core.holds import Holds
 from mdcluster.core.keeper import Keeper
 from mdcluster.core.ledger import Ledger, without_gone
 from mdcluster.core.membership import Membership
 from mdcluster.core.messages import (
     Abandon,
+    Advice,
     ApplyAck,
     ApplyEntry,
     Beat,
     BeatAck,
+    Consult,
     Hold,
     HoldAck,
     HoldReport,
@@ -263,6 +268,12 @@ class Node:
             failures_pending=self.replica.failures_pending,
             moves_alone=self._moves_alone,
         )
+        self.foresight = Foresight(
+            env,
+            self.commits,
+            self.preparing,
+            lambda: [*self.commits.waiting(), *self.keeper.waiting()],
+        )
         self.asks = Asks(
             env, self.known_writer, lambda: self.ledger.term, self.why_no_writer, self._start
         )
@@ -338,6 +349,7 @@ class Node:
             PeerDown: lambda e: self.membership.peer_down(e.node),
             LinesChanged: self._on_lines,
             Asked: self._on_asked,
+            Wondered: lambda e: self.asks.ask(e.proposal, e.changes, e.force, dry_run=True),
             FenceAcked: self._on_fence_acked,
             ShutdownAsked: self._on_shutdown,
             PersistFailed: self._on_persist_failed,
@@ -373,6 +385,8 @@ class Node:
             Report: self.membership.on_report,
             Propose: self._on_propose,
             ProposeReply: lambda s, m: self.asks.on_reply(m),
+            Consult: self._on_consult,
+            Advice: lambda s, m: self.asks.on_advice(m),
             Replicate: self._on_replicate,
             ReplicateAck: lambda s, m: self.commits.on_replicate_ack(s.node, m),
             Prepare: self.responder.on_prepare,
@@ -450,7 +464,7 @@ class Node:
         self.election.sees_term(sender.node, msg.term, proven=of_writer)
         if msg.term > self.ledger.term:
             return False
-        if isinstance(msg, PreVoteReply | Propose | ProposeReply | Vouch):
+        if isinstance(msg, PreVoteReply | Propose | ProposeReply | Consult | Advice | Vouch):
             return True
         if msg.term < self.ledger.term and isinstance(msg, Beat):
             self.env.send(sender.node, BeatAck(self.ledger.term, 0, 0, 0, ""), urgent=True)
@@ -573,6 +587,7 @@ class Node:
         self.keeper.end_term()
         self.commits.end_term()
         self.rounds.end_term()
+        self.foresight.end_term()
         self.membership.end_term()
         self.env.timers.cancel(("patrol",))
 
@@ -623,6 +638,10 @@ class Node:
             if isinstance(msg.change, FailMember):
                 self.rounds.give_way(msg.change.array)
                 self.keeper.failure_proposed(msg.change.array)
+
+    def _on_consult(self, sender: Life, msg: Consult) -> None:
+        if self.election.is_writer and self.election.ready and msg.changes:
+            self.foresight.on_consult(sender, msg)
 
     # --- handing over -------------------------------------------------------------------
 
@@ -763,7 +782,7 @@ class Node:
     def _on_asked(self, ev: Asked) -> None:
         if isinstance(ev.change, StartArray):
             self.departures.assemble_asked(ev.change.array)
-        self.asks.ask(ev.proposal, ev.change, ev.force)
+        self.asks.ask(ev.proposal, (ev.change,), ev.force)
 
     def _on_fence_acked(self, ev: FenceAcked) -> None:
         """It is true of the lives known here now, not of one that comes before the word does."""

@@ -7,6 +7,7 @@ that runs it has stopped; a member that one node saw failing is tried by the oth
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from mdcluster.core.arrays import survives_without
 from mdcluster.core.commits import Commits
@@ -18,6 +19,8 @@ from mdcluster.core.model import (
     AddMember,
     AdoptArray,
     ArrayState,
+    Change,
+    ClusterState,
     CreateArray,
     DeviceId,
     FailMember,
@@ -30,10 +33,18 @@ from mdcluster.core.model import (
     StartArray,
     StopArray,
 )
-from mdcluster.core.rounds import Reply, Round, Rounds
+from mdcluster.core.rounds import Kind, Reply, Round, Rounds
 from mdcluster.core.tracks import Ask, Track
 
 Missing = dict[DeviceId, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """runners: who can run an array, once these failures of members are part of it."""
+
+    runners: tuple[Life, ...]
+    failures: tuple[FailMember, ...]
 
 
 class Preparing:
@@ -59,29 +70,52 @@ class Preparing:
 
     def start(self, track: Track, ask: Ask) -> bool:
         """Begin the round this proposal needs; False if it needs none."""
-        change = ask.change
         state = track.committed.state if track.committed else None
+        if isinstance(state, ClusterState):
+            return False
+        need = self.need(ask.change, state)
+        if need is not None:
+            self._begin(track, ask, state, *need)
+        return need is not None
+
+    def need(self, change: Change, state: ArrayState | None) -> tuple[Kind, set[Life]] | None:
+        """The round that a change of this state needs, and the lives that are asked in it."""
         if isinstance(change, CreateArray | AdoptArray):
-            self._claim(track, ask, change.members, self.candidates())
-            return True
-        if not isinstance(state, ArrayState):
-            return False
+            return Kind.CLAIM, self.candidates()
+        if state is None:
+            return None
+        if isinstance(change, AddMember | ReAddMember):
+            return Kind.CLAIM, self._users(state)
+        if isinstance(change, StartArray) and not state.running:
+            return Kind.OPEN, self.candidates()
+        if isinstance(change, JoinRunner):
+            return Kind.OPEN, {change.life}
+        if isinstance(change, StopArray | ReleaseArray) and self._running(state):
+            return Kind.STOP, self._running(state)
+        if isinstance(change, FailMember) and (others := self._probers(state, change)):
+            return Kind.PROBE, others
+        return None
+
+    def _begin(
+        self, track: Track, ask: Ask, state: ArrayState | None, kind: Kind, lives: set[Life]
+    ) -> None:
+        change = ask.change
+        if isinstance(change, CreateArray | AdoptArray):
+            self._claim(track, ask, change.members, lives)
+            return
+        assert state is not None
         if isinstance(change, AddMember):
-            self._claim(track, ask, (change.member,), self._users(state))
+            self._claim(track, ask, (change.member,), lives)
         elif isinstance(change, ReAddMember):
-            self._claim(track, ask, (_known(state, change),), self._users(state))
-        elif isinstance(change, StartArray) and not state.running:
-            self._open(track, ask, state, self.candidates())
-        elif isinstance(change, JoinRunner):
-            self._open(track, ask, state, {change.life})
-        elif isinstance(change, StopArray | ReleaseArray) and self._running(state):
+            self._claim(track, ask, (_known(state, change),), lives)
+        elif kind is Kind.OPEN:
+            self._open(track, ask, state, lives)
+        elif kind is Kind.STOP:
             verb = "stop" if isinstance(change, StopArray) else "release"
-            self._stop(track, state, verb)
-        elif isinstance(change, FailMember) and change.seen_by is not None:
-            return self._probe(track, ask, state, change)
+            self._stop(track, state, verb, lives)
         else:
-            return False
-        return True
+            assert isinstance(change, FailMember)
+            self._probe(track, state, change, lives)
 
     # --- who ------------------------------------------------------------------------------
 
@@ -129,43 +163,55 @@ class Preparing:
     # --- open -----------------------------------------------------------------------------
 
     def _open(self, track: Track, ask: Ask, state: ArrayState, lives: set[Life]) -> None:
-        devices = tuple(m.device for m in state.members if m.state is not MemberState.FAULTY)
-
         def done(round_: Round, why: str) -> None:
-            able, missing = self._sort(round_, ask.force)
-            gone: Missing = {}
-            if missing and not able:
-                gone = _missing_everywhere(list(missing.values()))
-            start = isinstance(ask.change, StartArray)
-            if able:
-                self.commits.round_done(track, tuple(able))
-            elif start and gone and ask.change.run:  # type: ignore[union-attr]
-                failures = [FailMember(state.uuid, d, w) for d, w in sorted(gone.items())]
-                runners = [x for x, m in missing.items() if set(m) <= set(gone)]
-                self.commits.round_done(track, tuple(sorted(runners)), failures)
+            for life, missing in self._missing(round_, ask.force).items():
+                self._note_missing(round_.array, life, missing)
+            found = self._opened(ask.change, round_, why, ask.force)
+            if isinstance(found, Opened):
+                self.commits.round_done(track, found.runners, found.failures)
             else:
-                text = why or _why_not(missing, self._env) or self._problem(round_)
-                if start:
-                    text += "; to start it without them, use --run"
                 self._rounds.abandon(round_)
-                self.commits.round_failed(track, "refused", text)
+                self.commits.round_failed(track, "refused", found)
 
-        self._rounds.open(state.uuid, devices, lives, done)
+        self._rounds.open(state.uuid, _openable(state), lives, done)
 
-    def _sort(self, round_: Round, force: bool) -> tuple[list[Life], dict[Life, Missing]]:
-        """Who can run the array, and who misses what."""
-        able: list[Life] = []
-        lacking: dict[Life, Missing] = {}
-        for life, reply in sorted(round_.replies.items()):
-            if reply.problem:
-                continue
-            missing = self._lacks(round_, reply, force)
-            self._note_missing(round_.array, life, missing)
-            if missing:
-                lacking[life] = missing
-            else:
-                able.append(life)
-        return able, lacking
+    def try_open(
+        self,
+        change: StartArray,
+        state: ArrayState,
+        force: bool,
+        done: Callable[["Opened | str"], None],
+    ) -> None:
+        """A dry run of a start: the members are opened everywhere, and let go again."""
+
+        def tried(round_: Round, why: str) -> None:
+            self._rounds.abandon(round_)
+            done(self._opened(change, round_, why, force))
+
+        self._rounds.open(state.uuid, _openable(state), self.candidates(), tried)
+
+    def _opened(self, change: Change, round_: Round, why: str, force: bool) -> "Opened | str":
+        """Who runs the array after this round, and which members go first; or why it fails."""
+        found = self._missing(round_, force)
+        able = tuple(sorted(life for life, missing in found.items() if not missing))
+        if able:
+            return Opened(able, ())
+        gone = _missing_everywhere(list(found.values())) if found else {}
+        start = isinstance(change, StartArray)
+        if isinstance(change, StartArray) and gone and change.run:
+            failures = [FailMember(change.array, d, w) for d, w in sorted(gone.items())]
+            runners = [x for x, m in found.items() if set(m) <= set(gone)]
+            return Opened(tuple(sorted(runners)), tuple(failures))
+        text = why or _why_not(found, self._env) or self._problem(round_)
+        return text + "; to start it without them, use --run" if start else text
+
+    def _missing(self, round_: Round, force: bool) -> dict[Life, Missing]:
+        """What each life that could look misses of the array; nothing: it can run it."""
+        return {
+            life: self._lacks(round_, reply, force)
+            for life, reply in sorted(round_.replies.items())
+            if not reply.problem
+        }
 
     def _lacks(self, round_: Round, reply: Reply, force: bool) -> Missing:
         missing = dict(reply.missing)
@@ -185,7 +231,7 @@ class Preparing:
 
     # --- stop -----------------------------------------------------------------------------
 
-    def _stop(self, track: Track, state: ArrayState, verb: str) -> None:
+    def _stop(self, track: Track, state: ArrayState, verb: str, lives: set[Life]) -> None:
         def done(round_: Round, why: str) -> None:
             problem = why or self._problem(round_)
             if problem:
@@ -196,16 +242,20 @@ class Preparing:
             elif not self.commits.round_done(track, ()):
                 self._rounds.abandon(round_)  # not released after all: it goes on running
 
-        self._rounds.stop(state.uuid, self._running(state), done)
+        self._rounds.stop(state.uuid, lives, done)
 
     # --- probe ----------------------------------------------------------------------------
 
-    def _probe(self, track: Track, ask: Ask, state: ArrayState, change: FailMember) -> bool:
-        """Is it the member or the node? False: nobody else can tell, the member goes."""
-        others = {x for x in self._running(state) if x.node != change.seen_by}
+    def _probers(self, state: ArrayState, change: FailMember) -> set[Life]:
+        """Who can tell whether it is the member or the node; if nobody can, the member goes."""
         member = state.member(change.device)
-        if not others or member is None or member.state is MemberState.FAULTY:
-            return False
+        if change.seen_by is None or member is None or member.state is MemberState.FAULTY:
+            return set()
+        return {x for x in self._running(state) if x.node != change.seen_by}
+
+    def _probe(
+        self, track: Track, state: ArrayState, change: FailMember, others: set[Life]
+    ) -> None:
 
         def done(round_: Round, why: str) -> None:
             fine = not why and not any(r.problem for r in round_.replies.values())
@@ -218,7 +268,10 @@ class Preparing:
                 self.commits.round_done(track, ())
 
         self._rounds.probe(state.uuid, change.device, others, done)
-        return True
+
+
+def _openable(state: ArrayState) -> tuple[DeviceId, ...]:
+    return tuple(m.device for m in state.members if m.state is not MemberState.FAULTY)
 
 
 def _known(state: ArrayState, change: ReAddMember) -> NewMember:

@@ -110,6 +110,33 @@ def plan(
     return _member_steps(status, state, paths, spectator)
 
 
+def expected_status(state: ArrayState, me: Life) -> ArrayStatus | None:
+    """What md of this life shows once the state is applied; None if it does not run it."""
+    if me not in state.running:
+        return None
+    shown = state.size_sectors if state.shown_sectors is None else state.shown_sectors
+    members = tuple(
+        MemberStatus(m.device, m.role, m.state is MemberState.IN_SYNC, _faulty(m), False, 0)
+        for m in state.members
+    )
+    return ArrayStatus(
+        array=state.uuid,
+        members=members,
+        write_pending=False,
+        thread_idle=True,
+        writes_in_flight=0,
+        suspend_lo_sectors=0,
+        suspend_hi_sectors=0,
+        sync_kind=None,
+        sync_completed_sectors=0,
+        sync_max_sectors=0,
+        openers=0,
+        raid_disks=state.raid_disks,
+        size_sectors=state.size_sectors,
+        shown_sectors=shown,
+    )
+
+
 def _needed_paths(
     state: ArrayState,
     members: tuple[Member, ...],

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
+from uuid import uuid4
 
 from mdcluster.control.arrays import Waited
 from mdcluster.control.protocol import Request
@@ -19,6 +20,7 @@ from mdcluster.control.verbs import (
     Args,
     ArrayArgs,
     AssembleArgs,
+    ChangeArgs,
     CreateArgs,
     EventsArgs,
     NoArgs,
@@ -27,14 +29,14 @@ from mdcluster.control.verbs import (
     parse_args,
 )
 from mdcluster.core.effects import Answer
-from mdcluster.core.events import Asked, FenceAcked
-from mdcluster.core.model import AdoptArray, ArrayId, ArrayState, Outcome
+from mdcluster.core.events import Asked, FenceAcked, Wondered
+from mdcluster.core.model import AdoptArray, ArrayId, ArrayState, NodeId, Outcome
 from mdcluster.core.view import NodeView
 from mdcluster.gate import boottime_ms
 from mdcluster.md.driver import ArrayStatus, DriverError, MdDriver
 from mdcluster.members.registry import Registry
 from mdcluster.mesh.roster import LinkState, LinkStatus
-from mdcluster.requests import RequestError, Requests, Wish, views
+from mdcluster.requests import RequestError, Requests, Wish, plan, views
 from mdcluster.requests.names import find_array, find_node
 from mdcluster.requests.speed import Speeds
 from mdcluster.runtime import observe
@@ -80,7 +82,9 @@ class Handler:
     async def handle(self, request: Request, sink: ReplySink) -> None:
         """Give the request its replies. MdclusterError: refused, with that text."""
         verb, args = Verb(request.verb), parse_args(request)
-        if isinstance(args, ArrayArgs):
+        if request.dry_run:
+            await self._foresee(verb, args, sink)
+        elif isinstance(args, ArrayArgs):
             await self._about_array(verb, args, sink)
         elif verb is Verb.FENCE_ACK and isinstance(args, NodeArgs):
             self._fence_ack(args, sink)
@@ -92,6 +96,7 @@ class Handler:
         elif isinstance(args, NoArgs | EventsArgs):
             sink.done("", self._look(verb))
         else:
+            assert isinstance(args, ChangeArgs)
             await self._change(verb, args, args.proposal, sink)
 
     # --- looking ---------------------------------------------------------------------------
@@ -179,12 +184,16 @@ class Handler:
     # --- changing --------------------------------------------------------------------------
 
     def _fence_ack(self, args: NodeArgs, sink: ReplySink) -> None:
+        node, name = self._dead_node(args)
+        self._runtime.feed(FenceAcked(node))
+        sink.done(f"{name} is taken as dead")
+
+    def _dead_node(self, args: NodeArgs) -> tuple[NodeId, str]:
         names = views.names_of(self._view())
         node = find_node(names, args.node)
         if node == self._runtime.me.node:
             raise RequestError("this is the node that answers; it is not dead")
-        self._runtime.feed(FenceAcked(node))
-        sink.done(f"{names[node]} is taken as dead")
+        return node, names[node]
 
     async def _change(self, verb: Verb, args: Args, proposal: str, sink: ReplySink) -> None:
         settled = self._settled(proposal)
@@ -223,7 +232,41 @@ class Handler:
                 self._kept.popitem(last=False)
         return kept
 
+    async def _foresee(self, verb: Verb, args: Args, sink: ReplySink) -> None:
+        """A dry run: the way of the change, up to where it would be proposed."""
+        if not isinstance(args, ChangeArgs):
+            raise RequestError(f"{verb} changes nothing: a dry run is of a change")
+        wishes: tuple[Wish, ...] = ()
+        if verb is Verb.FENCE_ACK and isinstance(args, NodeArgs):
+            told = plan.taken_as_dead(self._dead_node(args)[1], self._names())
+        elif verb is Verb.RELOAD:
+            told = plan.read_again(self._names())
+        elif wishes := await self._requests.wishes(verb, args):
+            changes, force = tuple(wish.change for wish in wishes), wishes[-1].force
+            answer = await self._ask(Wondered(f"dry-run/{uuid4()}", changes, force), sink)
+            if answer.state == "refused" or answer.plan is None:
+                sink.refused(answer.text)
+                return
+            told = plan.in_words(changes, answer.plan, self._names())
+        else:
+            told = plan.nothing(self._names())
+        sink.done("nothing was changed", told)
+
+    def _names(self) -> plan.Names:
+        view = self._view()
+        nodes = views.names_of(view)
+        writer = self._runtime.me.node if view.role == views.WRITER else view.writer
+        return plan.Names(
+            writer=nodes.get(writer, "the writer") if writer is not None else "the writer",
+            nodes=nodes,
+            paths=self._around.registry.paths,
+            voters=tuple(voter.name for voter in view.cluster.voters),
+        )
+
     async def _propose(self, proposal: str, wish: Wish, sink: ReplySink) -> Answer:
+        return await self._ask(Asked(proposal, wish.change, wish.force), sink)
+
+    async def _ask(self, event: Asked | Wondered, sink: ReplySink) -> Answer:
         final: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
         def hear(answer: Answer) -> None:
@@ -234,7 +277,7 @@ class Handler:
             else:
                 final.set_result(answer)
 
-        forget = self._runtime.ask(Asked(proposal, wish.change, wish.force), hear)
+        forget = self._runtime.ask(event, hear)
         try:
             return await final
         finally:

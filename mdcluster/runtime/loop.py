@@ -40,6 +40,7 @@ from mdcluster.core.events import (
     PersistRecovered,
     Received,
     Tick,
+    Wondered,
 )
 from mdcluster.core.messages import MESSAGES, Message
 from mdcluster.core.model import CLUSTER_KEY, ArrayId, Life, NodeId
@@ -244,7 +245,7 @@ class Runtime:
 
     # From clients.
 
-    def ask(self, event: Asked, sink: AnswerSink) -> Callable[[], None]:
+    def ask(self, event: Asked | Wondered, sink: AnswerSink) -> Callable[[], None]:
         """Propose a change; `sink` gets every answer. Returns what ends the interest in them.
 
         Raises:

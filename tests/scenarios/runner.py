@@ -14,6 +14,7 @@ from mdcluster.core.events import (
     Line,
     LinesChanged,
     ShutdownAsked,
+    Wondered,
 )
 from mdcluster.core.windows import SyncLimits
 from tests.scenarios import words
@@ -193,6 +194,15 @@ class Runner(Nature, Changes):
         change = self._call("change_", verb, arguments)
         self.asked[proposal] = change
         self._live(name).event(Asked(proposal, change, "force" in what))
+
+    def do_dry_run(self, name: str, proposal: str, *what: str) -> None:
+        """dry-run b p1 fail r0 d1 then remove r0 d1: what would come of these changes?"""
+        changes, verb = [], list(what)
+        while verb:
+            end = verb.index("then") if "then" in verb else len(verb)
+            changes.append(self._call("change_", verb[0], [w for w in verb[1:end] if w != "force"]))
+            verb = verb[end + 1 :]
+        self._live(name).event(Wondered(proposal, tuple(changes), "force" in what))
 
     def do_retry(self, name: str, proposal: str) -> None:
         """retry c p1: a client asks node c for the same once more, with the same id."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from mdcluster.core import effects as fx
 from mdcluster.core import messages as msg
-from mdcluster.core.model import ArrayState, Change, ClusterState, Life, Slot, Stamp
+from mdcluster.core.model import ArrayState, Change, ClusterState, Life, Plan, Slot, Stamp
 
 MIB = 2048
 """Sectors."""
@@ -49,6 +49,17 @@ def change(x: Change) -> str:
         elif value is not None and value not in words:
             words.append(str(value))
     return " ".join(words)
+
+
+def plan(x: Plan | None) -> list[str]:
+    """What a dry run tells: who does what first, the state it leads to, who has to apply it."""
+    out = []
+    for outlook in x.outlooks if x is not None else ():
+        need = f"{outlook.need} by {lives(outlook.asked)}, then " if outlook.need else ""
+        same = outlook.after == outlook.before
+        state = "no change" if same else "; ".join(entry_state(outlook.after))
+        out.append(f"({need}{state}; applied by {lives(outlook.must)})")
+    return out + [f"waits for {why}" for why in (x.waits if x is not None else ())]
 
 
 def slot(x: Slot) -> str:
@@ -126,7 +137,9 @@ _EFFECTS: dict[type, Callable[[Any], str]] = {
     fx.LimitSync: lambda e: f"{e.array} up to {at(e.hi_sectors)}",
     fx.StopSync: lambda e: e.array,
     fx.Fence: lambda e: life(e.life),
-    fx.Answer: lambda e: f"{e.proposal} {e.state}" + (f": {e.text}" if e.text else ""),
+    fx.Answer: lambda e: " ".join(
+        [f"{e.proposal} {e.state}" + (f": {e.text}" if e.text else ""), *plan(e.plan)]
+    ),
     fx.Stopped: lambda e: "leaving " + " ".join(e.running) if e.running else "",
     fx.Notify: lambda e: " ".join([e.kind, *(f"{k}={v}" for k, v in e.facts)]),
 }
@@ -150,6 +163,8 @@ _MESSAGES: dict[type, Callable[[Any], str]] = {
     ),
     msg.Propose: lambda m: change(m.change),
     msg.ProposeReply: lambda m: m.state + (f": {m.text}" if m.text else ""),
+    msg.Consult: lambda m: ", then ".join(change(x) for x in m.changes),
+    msg.Advice: lambda m: " ".join([*plan(m.plan), m.refusal]).rstrip(),
     msg.Replicate: _stamped,
     msg.ReplicateAck: _stamped,
     msg.Prepare: lambda m: " ".join(

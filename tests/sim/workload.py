@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mdcluster.core.effects import Answer
-from mdcluster.core.events import Asked, FenceAcked
+from mdcluster.core.events import Asked, FenceAcked, Wondered
 from mdcluster.core.model import (
     AddMember,
     AdoptArray,
@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 DATA_OFFSET_SECTORS = 8192
 INSIST_US = 1_500_000
 ARRAYS = 3
+DRY_RUN = "dry-"
+DRY_RUNS = 0.3
+"""How many administrators ask first what a change would do."""
 
 
 @dataclass(slots=True)
@@ -149,10 +152,14 @@ class Workload:
             return
         host = at if at in able else world.rng.choice(able)
         wish.asked += 1
+        if wish.asked % 3 == 1 and world.rng.random() < DRY_RUNS:
+            host.deliver(Wondered(f"{DRY_RUN}{proposal}", (wish.change,), wish.force))
         world.say(host, "is asked:", proposal, wish.change)
         host.deliver(Asked(proposal, wish.change, wish.force))
 
     def answered(self, host: Host, effect: Answer) -> None:
+        if effect.proposal.startswith(DRY_RUN):
+            self._advised(effect)
         wish = self.wishes.get(effect.proposal)
         if wish is None:
             return
@@ -169,6 +176,18 @@ class Workload:
             self.world.check.answered_done(effect.proposal, wish.change)
         elif effect.state == "refused":
             self.world.load["wishes_refused"] += 1
+
+    def _advised(self, effect: Answer) -> None:
+        """Of a dry run: it ends in a plan or a refusal, and stands in no commit."""
+        if effect.state == "waiting":
+            return
+        self.world.load["dry_runs"] += 1
+        if (effect.state == "done") != (effect.plan is not None):
+            self.world.check.fail(f"(3) the dry run {effect.proposal} has no plan")
+        for host in self.world.hosts:
+            entries = host.core.view().entries if host.up and host.core else ()
+            if any(o.proposal == effect.proposal for e in entries for o in e.recent):
+                self.world.check.fail(f"(3) the dry run {effect.proposal} was committed")
 
     # --- what they wish --------------------------------------------------------------------
 

@@ -1,0 +1,282 @@
+"""A plan of the core in words: what each node would do for a change. Pure.
+
+What md would be told is found by the planner that tells it (:mod:`mdcluster.md.plan`), from the
+state as it is to the one that would be committed; the rest follows the pipeline of
+`mdcluster.core.commits`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from mdcluster.control.plan import ChangePlan, NodePlan, PlanData
+from mdcluster.core.arrays import needs_sync
+from mdcluster.core.model import (
+    AddMember,
+    AdoptArray,
+    ArrayState,
+    Change,
+    ClusterState,
+    CreateArray,
+    DeviceId,
+    HandOver,
+    Life,
+    Member,
+    MemberState,
+    NewMember,
+    NodeId,
+    Outlook,
+    Plan,
+    ReAddMember,
+    ReleaseArray,
+    SetSize,
+)
+from mdcluster.core.rounds import Kind
+from mdcluster.md import plan as md
+from mdcluster.metadata.superblock import SECTOR
+
+NO_SLOT = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """How nodes and devices are called. paths: of those that are seen here."""
+
+    writer: str
+    nodes: Mapping[NodeId, str]
+    paths: Mapping[DeviceId, str]
+    voters: tuple[str, ...]
+
+    def node(self, life: Life) -> str:
+        return self.nodes.get(life.node, life.node)
+
+    def device(self, device: DeviceId) -> str:
+        path = self.paths.get(device)
+        return f"{path} ({device})" if path else str(device)
+
+
+def in_words(changes: Sequence[Change], plan: Plan, names: Names) -> PlanData:
+    """What these changes would do, as the writer has found out."""
+    told = []
+    for change, outlook in zip(changes, plan.outlooks, strict=True):
+        known = {new.device: new.path for new in _new_members(change)}
+        here = Names(names.writer, names.nodes, {**known, **names.paths}, names.voters)
+        told.append(_change(change, outlook, here))
+    return PlanData(names.writer, tuple(told), plan.waits)
+
+
+def nothing(names: Names) -> PlanData:
+    """There is nothing to do."""
+    return PlanData(names.writer, ())
+
+
+def taken_as_dead(node: str, names: Names) -> PlanData:
+    """--fence-ack: no commit by itself, but all that waited for the fencing goes on."""
+    goes_on = f"what waits for {node} to be fenced goes on: its lives end in every array"
+    return PlanData(
+        names.writer,
+        (
+            ChangePlan(
+                "FenceAck",
+                nodes=(NodePlan(names.writer, (f"takes {node} as fenced, on your word",)),),
+                afterwards=(goes_on, "if it still runs, its late writes destroy data"),
+            ),
+        ),
+    )
+
+
+def read_again(names: Names) -> PlanData:
+    """--reload: whether the files are right is known only when they are read."""
+    follow = f"once most voters have read the same clusterips, {names.writer} follows it: one voter"
+    return PlanData(
+        names.writer,
+        (ChangePlan("Reload", afterwards=(f"{follow} after the other is added or removed",)),),
+    )
+
+
+def _new_members(change: Change) -> Sequence[NewMember]:
+    if isinstance(change, CreateArray | AdoptArray):
+        return change.members
+    if isinstance(change, AddMember):
+        return (change.member,)
+    return ()
+
+
+def _change(change: Change, outlook: Outlook, names: Names) -> ChangePlan:
+    kind = type(change).__name__
+    if isinstance(change, HandOver):
+        return _hand_over(kind, change, names)
+    before, after = outlook.before, outlook.after
+    first = tuple(_first(change, outlook, names))
+    entry = tuple(_differences(before, after, names))
+    if not entry:
+        return ChangePlan(kind, first)
+    voters = ", ".join(names.voters)
+    least = len(names.voters) // 2 + 1
+    return ChangePlan(
+        kind,
+        first,
+        entry,
+        f"{least} of {voters} have stored the entry",
+        tuple(_nodes(outlook, names)),
+        _release(change, outlook, names),
+        tuple(_afterwards(change, outlook, names)),
+    )
+
+
+def _hand_over(kind: str, change: HandOver, names: Names) -> ChangePlan:
+    target = names.nodes.get(change.target, change.target)
+    if target == names.writer:
+        return ChangePlan(kind)
+    lets_go = "ends copying after the present window, shuts its gate for good, gives the word"
+    return ChangePlan(
+        kind,
+        (NodePlan(names.writer, (lets_go,)), NodePlan(target, ("stands for election",))),
+        (f"writer: {names.writer} -> {target}",),
+        f"{len(names.voters) // 2 + 1} of {', '.join(names.voters)} vote for {target}",
+        (NodePlan(target, ("commits every entry again in its own term, then opens its gate",)),),
+        f"done once {target} is writer; a pass goes on at its checkpoint",
+    )
+
+
+# --- before the commit ---------------------------------------------------------------------------
+
+
+def _first(change: Change, outlook: Outlook, names: Names) -> Iterator[NodePlan]:
+    """The round that the change needs."""
+    devices = [names.device(new.device) for new in _new_members(change)]
+    if isinstance(change, ReAddMember):
+        devices = [names.device(change.device)]
+    told = ", ".join(devices)
+    if outlook.need == Kind.CLAIM:
+        yield NodePlan(names.writer, (f"writes a nonce to {told}",))
+        steps: tuple[str, ...] = (f"finds {told} and reads the nonce back, or it is refused",)
+    elif outlook.need == Kind.STOP:
+        steps = ("stops it in md, or refuses while it is in use there",)
+    elif outlook.need == Kind.OPEN:
+        steps = ("has every member that is needed (tried just now)",)
+    else:
+        return
+    for life in sorted(outlook.asked, key=names.node):
+        yield NodePlan(names.node(life), steps)
+
+
+# --- the entry -----------------------------------------------------------------------------------
+
+
+def _differences(
+    before: ArrayState | ClusterState | None, after: ArrayState | ClusterState, names: Names
+) -> Iterator[str]:
+    if isinstance(after, ClusterState):
+        old = before.voters if isinstance(before, ClusterState) else ()
+        for voter in set(old) ^ set(after.voters):
+            now = "is" if voter in after.voters else "is no more"
+            yield f"voter {voter.name} {now} {names.nodes.get(voter.node or NodeId(''), 'unbound')}"
+        return
+    assert before is None or isinstance(before, ArrayState)
+    if before == after:
+        return
+    if before is None:
+        yield f"new array {after.name}: raid{after.level}, {after.raid_disks} raid devices"
+    known = {m.device: m for m in before.members} if before else {}
+    for member in after.members:
+        old_word, new_word = _member(known.pop(member.device, None)), _member(member)
+        if old_word != new_word:
+            yield f"{names.device(member.device)}: {old_word} -> {new_word}"
+    for gone in known.values():
+        yield f"{names.device(gone.device)}: {_member(gone)} -> not a member"
+    yield from _array_differences(before, after, names)
+
+
+def _member(member: Member | None) -> str:
+    if member is None:
+        return "not a member"
+    word = "in sync" if member.state is MemberState.IN_SYNC else str(member.state.value)
+    return f"{word}, role {member.role}" if member.role >= 0 else word
+
+
+def _array_differences(before: ArrayState | None, after: ArrayState, names: Names) -> Iterator[str]:
+    figures: dict[str, Callable[[ArrayState], object]] = {
+        "raid devices": lambda s: s.raid_disks,
+        "used of each member": lambda s: f"{s.size_sectors * SECTOR // 1024}K",
+        "state": lambda s: "released" if s.released else "started" if s.active else "stopped",
+        "runs on": lambda s: ", ".join(sorted(map(names.node, s.running))) or "no node",
+        "pass": lambda s: s.sync.kind.value if s.sync else "none",
+        "equal up to": lambda s: "the end" if s.resync_sectors is None else f"{s.resync_sectors}",
+    }
+    for what, figure in figures.items():
+        now = figure(after)
+        was = figure(before) if before else None
+        if was != now:
+            yield f"{what}: {now}" if was is None else f"{what}: {was} -> {now}"
+
+
+# --- what is done then ---------------------------------------------------------------------------
+
+
+def _nodes(outlook: Outlook, names: Names) -> Iterator[NodePlan]:
+    """The writer's projection, then what md is told on each node that runs the array."""
+    before, after = outlook.before, outlook.after
+    if isinstance(after, ClusterState):
+        return
+    assert before is None or isinstance(before, ArrayState)
+    plain = "plain superblocks" if after.released else "superblocks"
+    count = len(after.writable)
+    yield NodePlan(
+        names.writer,
+        (f"its gate: the commit in its ring, then {plain}, on {count} member(s)",),
+    )
+    for life in sorted(outlook.must, key=names.node):
+        steps = tuple(_md_steps(before, after, life, names))
+        yield NodePlan(names.node(life), steps or ("md: nothing to do",))
+
+
+def _md_steps(
+    before: ArrayState | None, after: ArrayState, life: Life, names: Names
+) -> Iterator[str]:
+    status = md.expected_status(before, life) if before is not None else None
+    paths = {m.device: names.paths.get(m.device, m.device) for m in after.members}
+    for step in md.plan(status, after, life, paths, slot_offset_sectors=NO_SLOT):
+        yield f"md: {_step(step, names)}"
+
+
+def _step(step: md.Step, names: Names) -> str:
+    match step:
+        case md.Start(state, paths):
+            slot = "with a bitmap slot of its own, writes held until all have it"
+            return f"assemble and run {state.name} of {len(paths)} member(s), {slot}"
+        case md.Stop():
+            return "stop (done already by then)"
+        case md.Fail(_, device):
+            return f"set {names.device(device)} faulty, hold its failed writes"
+        case md.Remove(_, device):
+            return f"remove {names.device(device)}"
+        case md.Add(_, member):
+            what = "as a spare" if member.role < 0 else f"as a write target, role {member.role}"
+            return f"add {names.device(member.device)} {what}"
+        case md.TakeIn(_, devices):
+            return f"take in {', '.join(map(names.device, devices))}"
+        case md.RaidDisks(_, raid_disks):
+            return f"{raid_disks} raid devices"
+        case md.Size(_, size_sectors, visible):
+            shown = "shown to applications" if visible else "not shown to applications yet"
+            return f"use {size_sectors * SECTOR // 1024}K of each member, {shown}"
+
+
+def _release(change: Change, outlook: Outlook, names: Names) -> str:
+    must = ", ".join(sorted(map(names.node, outlook.must)))
+    if isinstance(change, ReleaseArray):
+        return "done once every member is plain and the cluster has forgotten the array"
+    if not must:
+        return "done once it is committed"
+    return f"held writes go on, and it is done, once {must} have applied it or are fenced"
+
+
+def _afterwards(change: Change, outlook: Outlook, names: Names) -> Iterator[str]:
+    after = outlook.after
+    if not isinstance(after, ArrayState):
+        return
+    if isinstance(change, SetSize) and after.shown_sectors is not None:
+        yield "the new size is shown to applications by a commit of its own"
+    kind = after.sync.kind if after.sync else needs_sync(after)
+    if kind is not None and after.running:
+        yield f"{kind.value} by {names.writer}, window by window, which all others hold"
