@@ -28,6 +28,7 @@ from mdcluster.control.verbs import (
     ReleaseArgs,
     ReloadArgs,
     ReplaceArgs,
+    StillArgs,
     StopArgs,
     Verb,
 )
@@ -42,6 +43,12 @@ _MEMBER_VERBS: Final = {
     "remove": (Verb.REMOVE, "hot removed {device} from {array}"),
     "add": (Verb.ADD, "added {device}"),
     "re-add": (Verb.READD, "re-added {device}"),
+}
+_STILL: Final = {
+    "readonly": "{array} is read-only on all nodes.",
+    "readwrite": "{array} is writable.",
+    "pause": "{array} is paused: nothing is copied in it.",
+    "resume": "{array} goes on with what is due.",
 }
 _NODE_VERBS: Final = {
     "transfer": (Verb.TRANSFER, "{node} is the writer now."),
@@ -109,6 +116,9 @@ class Changer:
             self._change(verb, args, text, array=array, device=step.device)
         if self._command.has("run"):
             self._start(array, (), run=True)
+        for word in ("readonly", "readwrite"):
+            if self._command.has(word):
+                self._still(word, array)
         if self._command.has("stop"):
             self._stop(array)
         return 0
@@ -143,6 +153,10 @@ class Changer:
             names = [step.device] if step.device else self._active()
             for name in names:
                 self._stop(name)
+        elif step.action in _STILL:
+            names = [step.device] if step.device else [one.name for one in self._arrays()]
+            for name in names:
+                self._still(step.action, name)
         elif step.action == "release":
             self._release(step.device)
         elif step.action == "run":
@@ -167,6 +181,7 @@ class Changer:
             values.uuid(given["uuid"]) if "uuid" in given else None,
             self._command.has("force"),
             run or self._command.has("run"),
+            self._command.has("readonly") and self._command.mode is Mode.ASSEMBLE,
         )
         reply = self._send(Verb.ASSEMBLE, args)
         self._done(Verb.ASSEMBLE, reply, self._started(array, reply), array=array)
@@ -192,6 +207,12 @@ class Changer:
         self._change(
             Verb.STOP, StopArgs(proposal(), array), f"stopped {device_of(array)}", array=array
         )
+
+    def _still(self, word: str, array: str) -> None:
+        """mdadm says nothing where it is done (Manage_ro)."""
+        args = StillArgs(proposal(), array)
+        text = _STILL[word].format(array=device_of(array))
+        self._change(Verb(word), args, text, array=array)
 
     def _replace(self, device: str, by: str | None) -> None:
         array = self._command.array

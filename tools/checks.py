@@ -24,10 +24,12 @@ _REPORTS: Final = {*_FORMATTED, "query", "wait", "wait-clean", "udev-rules", "du
 }
 _ON_ARRAYS: Final = {
     *("detail", "stop", "run", "readonly", "readwrite"),
-    *("action", "wait", "wait-clean", "release"),
+    *("action", "wait", "wait-clean", "release", "pause", "resume"),
     *SCOPED_ACTIONS,
 }
 """Those on arrays; the others are on either, or on something else."""
+_ON_ALL: Final = ("pause", "resume")
+"""Those that are on all arrays if none is named."""
 
 
 def check(command: Command) -> None:
@@ -62,6 +64,8 @@ def _check_formats(command: Command) -> None:
         raise UsageError("--dry-run is only meaningful with a change")
     if command.has("json") and len(command.parts()) > 1:
         raise UsageError("--json prints one document: give one action")
+    if command.has("readonly") and command.has("readwrite"):
+        raise UsageError("Cannot set both readonly and readwrite")
     if command.has("run") and command.has("stop"):
         raise UsageError("Cannot both Stop and Run an array")
 
@@ -79,6 +83,8 @@ def _check_misc(command: Command) -> None:
     if action in MISC_ACTIONS and not device:
         if action in ("examine", "adopt") and not command.has("scan"):
             raise UsageError(f"No devices to {action}")
+        if action in _ON_ALL:
+            return
         if not command.has("scan") or action == "run":
             raise UsageError("No devices given.")
     elif command.has("scan") and action == "stop":
@@ -207,7 +213,8 @@ def _check_assemble(command: Command) -> None:
 
 
 def _check_manage(command: Command) -> None:
-    if not command.steps and not command.has("stop") and not command.has("run"):
+    others = ("stop", "run", "readonly", "readwrite")
+    if not command.steps and not any(map(command.has, others)):
         raise UsageError(f"nothing to do with {command.array}: give --add, --remove or --fail")
     words = {word for keywords in KEYWORDS.values() for word in keywords} | {"missing"}
     for step in command.steps:

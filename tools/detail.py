@@ -83,6 +83,8 @@ def state_words(array: ArrayDetail) -> str:
     if array.state is ArrayWord.INACTIVE:
         return "inactive"
     words: list[str] = [array.state]
+    if array.readonly:
+        words.append("readonly")
     if not all(available(array)):
         words.append("degraded" if enough(array) else "FAILED")
     sync = array.sync

@@ -46,7 +46,7 @@ def mdstat(arrays: Sequence[MdstatArray]) -> str:
 
 def _array(array: MdstatArray) -> Iterator[str]:
     running = array.state is not ArrayWord.INACTIVE
-    level = f" raid{array.level}" if running else ""
+    level = f"{' (read-only)' * array.readonly} raid{array.level}" if running else ""
     members = "".join(f" {_member(member)}" for member in array.members)
     yield f"{array.device} : {'' if running else 'in'}active{level}{members}"
     blocks = f"      {array.array_sectors // 2} blocks super 1.2"

@@ -112,7 +112,8 @@ class ArrayDetail(NamedTuple):
 
     set_name: the name in the superblocks, where it is not ``name`` alone (``HOST:NAME``).
     running: names of the nodes that may write to it. created and updated: seconds since the epoch.
-    mismatched: what the latest check or repair found different (md's mismatch_cnt).
+    mismatched: what the latest check or repair found different (md's mismatch_cnt). paused: since
+    when nothing is copied in it, in seconds since the epoch; 0: it is not paused.
     """
 
     name: str
@@ -135,6 +136,8 @@ class ArrayDetail(NamedTuple):
     running: tuple[str, ...] = ()
     waiting: tuple[Waiting, ...] = ()
     mismatched_sectors: int = 0
+    readonly: bool = False
+    paused_s: int = 0
 
 
 class MdstatArray(NamedTuple):
@@ -150,6 +153,7 @@ class MdstatArray(NamedTuple):
     members: tuple[MemberInfo, ...]
     sync: SyncInfo | None = None
     bitmap: BitmapInfo | None = None
+    readonly: bool = False
 
 
 class MdstatData(NamedTuple):

@@ -35,6 +35,10 @@ class Verb(StrEnum):
     RELEASE = "release"
     ASSEMBLE = "assemble"
     STOP = "stop"
+    READONLY = "readonly"
+    READWRITE = "readwrite"
+    PAUSE = "pause"
+    RESUME = "resume"
     ACTION = "action"
     GROW = "grow"
     FAIL = "fail"
@@ -114,7 +118,8 @@ class ReleaseArgs(NamedTuple):
 class AssembleArgs(NamedTuple):
     """devices: take these only (empty: as found). uuid: refuse if the array has another one.
 
-    run: start even if degraded. force: take members that are out of date.
+    run: start even if degraded. force: take members that are out of date. readonly: no application
+    may write to it, on any node.
     """
 
     proposal: str
@@ -123,10 +128,18 @@ class AssembleArgs(NamedTuple):
     uuid: str | None = None
     force: bool = False
     run: bool = False
+    readonly: bool = False
 
 
 class StopArgs(NamedTuple):
     """The array stops on all nodes."""
+
+    proposal: str
+    array: str
+
+
+class StillArgs(NamedTuple):
+    """For readonly, readwrite, pause and resume: true on every node when it is answered."""
 
     proposal: str
     array: str
@@ -201,6 +214,7 @@ ChangeArgs = (
     | ReleaseArgs
     | AssembleArgs
     | StopArgs
+    | StillArgs
     | ActionArgs
     | GrowArgs
     | MemberArgs
@@ -224,6 +238,10 @@ ARGS: dict[Verb, type[Args]] = {
     Verb.RELEASE: ReleaseArgs,
     Verb.ASSEMBLE: AssembleArgs,
     Verb.STOP: StopArgs,
+    Verb.READONLY: StillArgs,
+    Verb.READWRITE: StillArgs,
+    Verb.PAUSE: StillArgs,
+    Verb.RESUME: StillArgs,
     Verb.ACTION: ActionArgs,
     Verb.GROW: GrowArgs,
     Verb.FAIL: MemberArgs,

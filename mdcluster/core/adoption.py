@@ -73,7 +73,15 @@ def release(state: ArrayState, force: bool) -> ArrayState | str:
             "missing; --add one and let it recover, or use --force"
         )
     return replace(
-        state, active=False, running=(), slots=(), released=True, sync=None, shown_sectors=None
+        state,
+        active=False,
+        running=(),
+        slots=(),
+        released=True,
+        sync=None,
+        shown_sectors=None,
+        readonly=False,
+        paused_s=0,
     )
 
 

@@ -15,6 +15,9 @@ Rules of this file:
   stand in the writer's slot alone, and md clears that where it recovers a member.
 * A check or a repair gives way: it ends, and is not begun again, as soon as a member fails,
   anything needs a pass, or nobody runs the array (md does the same). What it found stays.
+* An array that is paused or read-only is still: what runs ends where it is, nothing begins, and
+  spares wait. A checkpoint stays on record (`resync_sectors`, `recovery_sectors`, dirty slots), so
+  that what is due begins there when it is still no more. Stopped, an array is read-only no longer.
 * `Member.by_bitmap` of a FAULTY member says that the bitmaps still tell all it has missed, so
   that it may be re-added by them. That ends as soon as every role has a member again, be it one
   that recovers (md then clears bits: drivers/md/raid1.c, R1BIO_Degraded); for raid10, which must
@@ -63,7 +66,9 @@ from mdcluster.core.model import (
     ReleaseArray,
     RemoveMember,
     ReplaceMember,
+    SetPaused,
     SetRaidDisks,
+    SetReadonly,
     SetSize,
     ShowSize,
     Slot,
@@ -126,7 +131,7 @@ def apply_change(
         result = _adopt(state, change, context)
     elif state is None:
         return Refused(f"there is no array with UUID {change.array} in this cluster")
-    elif why := release_refusal(state, change):
+    elif why := release_refusal(state, change) or _still_refusal(state, change):
         return Refused(why)
     else:
         result = _HANDLERS[type(change)](state, change, context)
@@ -162,7 +167,9 @@ def _release(state: ArrayState, change: ReleaseArray, context: _Context) -> Arra
 
 
 def _start(state: ArrayState, change: StartArray, context: _Context) -> ArrayState | Refused:
-    started = state if state.active else replace(state, active=True)
+    if change.readonly and state.active and not state.readonly:
+        return Refused(f"{state.name}: it runs already; make it read-only with --readonly")
+    started = state if state.active else replace(state, active=True, readonly=change.readonly)
     return _with_runners(started, context.runners)
 
 
@@ -171,7 +178,38 @@ def _stop(state: ArrayState, change: StopArray, context: _Context) -> ArrayState
         return state
     for life in state.running:
         state = _without_runner(state, life)
-    return replace(state, active=False)
+    return replace(state, active=False, readonly=False)
+
+
+# --- still ---------------------------------------------------------------------------------------
+
+_STIRS = (BeginSync, ReAddMember, ReplaceMember, SetRaidDisks, SetSize)
+
+
+def _still_refusal(state: ArrayState, change: ArrayChange) -> str:
+    if not (state.still and isinstance(change, _STIRS)):
+        return ""
+    if state.readonly:
+        return f"{state.name} is read-only: nothing is copied in it; make it --readwrite first"
+    return f"{state.name} is paused: nothing is copied in it, and it keeps its shape; --resume it"
+
+
+def _set_readonly(
+    state: ArrayState, change: SetReadonly, context: _Context
+) -> ArrayState | Refused:
+    if change.on == state.readonly:
+        return state
+    if not state.active:
+        return Refused(f"{state.name} is stopped; start it with --assemble --readonly")
+    if change.on and state.shown_sectors is not None:
+        return Refused(f"{state.name}: not every node has its new size yet; try again")
+    return replace(state, readonly=change.on)
+
+
+def _set_paused(state: ArrayState, change: SetPaused, context: _Context) -> ArrayState | Refused:
+    if change.on == (state.paused_s > 0):
+        return state
+    return replace(state, paused_s=max(change.now_s, 1) if change.on else 0)
 
 
 # --- who runs it -------------------------------------------------------------------------------
@@ -542,7 +580,7 @@ def _take_over(state: ArrayState) -> ArrayState:
 
     Not in an array that was released: nothing is copied in it any more.
     """
-    if state.released or _spares_wait(state):
+    if state.released or state.still or _spares_wait(state):
         return state
     spares = sorted(
         (m for m in state.members if m.state is MemberState.SPARE), key=lambda m: m.number
@@ -563,11 +601,13 @@ def _forget_bits(state: ArrayState) -> ArrayState:
 
 
 def _end_vain_pass(state: ArrayState) -> ArrayState:
-    """One copy left: nothing can differ. Nobody recovering: nothing to recover."""
+    """One copy left: nothing can differ. Nobody recovering: nothing to recover. Or it is still."""
     if state.resync_sectors is not None and not redundant(state):
         state = replace(state, resync_sectors=None)
     if state.sync is None:
         return state
+    if state.still:
+        return replace(state, sync=None)
     vain = {
         SyncKind.RESYNC: state.resync_sectors is None,
         SyncKind.RECOVER: not _recovering(state),
@@ -581,6 +621,8 @@ def _end_vain_pass(state: ArrayState) -> ArrayState:
 _HANDLERS: dict[type, Callable[[ArrayState, Any, _Context], ArrayState | Refused]] = {
     StartArray: _start,
     StopArray: _stop,
+    SetReadonly: _set_readonly,
+    SetPaused: _set_paused,
     ReleaseArray: _release,
     FailMember: _fail,
     RemoveMember: _remove,

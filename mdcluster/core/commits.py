@@ -53,6 +53,7 @@ from mdcluster.core.model import (
     ArrayState,
     BindVoter,
     Change,
+    Checkpoint,
     ClusterState,
     DeviceId,
     EndLife,
@@ -67,6 +68,8 @@ from mdcluster.core.model import (
     ReleaseArray,
     RemoveVoter,
     Reshape,
+    SetPaused,
+    SetReadonly,
     StartArray,
 )
 from mdcluster.core.replica import digest
@@ -97,6 +100,7 @@ class Commits:
         start_round: StartRound,
         failed_member: FailedMember,
         at_rest: Callable[[ArrayState], bool],
+        progress: Callable[[ArrayId], Checkpoint | None],
         everywhere: Callable[[Entry], None],
         cannot_apply: Callable[[Entry, str], None],
         ready: Callable[[], None],
@@ -108,6 +112,7 @@ class Commits:
         self._start_round = start_round
         self._failed_member = failed_member
         self._at_rest = at_rest
+        self._progress = progress
         self._everywhere = everywhere
         self._cannot_apply = cannot_apply
         self._ready = ready
@@ -300,7 +305,7 @@ class Commits:
             return self._hand_over_refusal(change) or state
         assert not isinstance(state, ClusterState)
         others = self.others(track.key)
-        for step in (*self._endings(state), *first):
+        for step in (*self._endings(state), *first, *self._checkpoints(state, change)):
             result = apply_change(state, step, others=others)
             if isinstance(result, Refused):
                 return result
@@ -328,6 +333,15 @@ class Commits:
         """The lives that were fenced end in the very next commit: none may leave in order."""
         running = state.running if state is not None else ()
         return [EndLife(state.uuid, x) for x in running if x in self._membership.fenced and state]
+
+    def _checkpoints(self, state: ArrayState | None, change: Change) -> list[Checkpoint]:
+        """How far a pass has come that this change ends: it goes on from there later."""
+        if state is None or state.sync is None or not isinstance(change, SetPaused | SetReadonly):
+            return []
+        found = self._progress(state.uuid)
+        if found is None or found.serial != state.sync.serial:
+            return []
+        return [found] if found.position_sectors >= state.sync.position_sectors else []
 
     def _hand_over_refusal(self, change: HandOver) -> Refused | None:
         name = self._env.name_of(change.target)

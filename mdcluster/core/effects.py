@@ -127,12 +127,13 @@ class DropNonces:
 
 @dataclass(frozen=True, slots=True)
 class PrepareDevices:
-    """Open and prove devices, or (stopping) make ready to stop -> Prepared."""
+    """Open and prove devices, or make ready to stop, or to be read-only -> Prepared."""
 
     op: int
     array: ArrayId
     claims: tuple[Claim, ...]
     stopping: bool
+    readonly: bool = False
 
 
 @dataclass(frozen=True, slots=True)

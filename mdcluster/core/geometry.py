@@ -140,4 +140,5 @@ def needs_sync(state: ArrayState) -> SyncKind | None:
 
 def may_look(state: ArrayState) -> bool:
     """Whether a check or a repair makes sense: members that should be equal, nothing else due."""
-    return bool(state.running) and redundant(state) and needs_sync(state) is None
+    due = state.still or needs_sync(state) is not None
+    return bool(state.running) and redundant(state) and not due

@@ -31,6 +31,7 @@ from mdcluster.core.model import (
     ArrayState,
     BeginSync,
     BindVoter,
+    Checkpoint,
     ClusterState,
     DeviceId,
     EndLife,
@@ -57,6 +58,7 @@ HAND_OVER_WAIT_MS = 10_000
 
 JOINING = "a node joins"
 FAILING = "a failed member is being committed"
+RESTING = "it is to be paused"
 ENDING = "a change that ends it has been committed"
 
 
@@ -97,6 +99,7 @@ class Keeper:
         self._moves_alone = moves_alone
         self.passes: dict[ArrayId, Pass] = {}
         self.leftovers: dict[ArrayId, Announcer] = {}  # holds without a pass that lets them go
+        self._resting: dict[ArrayId, Callable[[], None]] = {}  # what waits for a pass to rest
         self._abandoned: set[ArrayId] = set()  # arrays of passes that were not let go in order
         self._absent: dict[ArrayId, Absence] = {}
         self._next_join_ms: dict[tuple[ArrayId, Life], tuple[int, int]] = {}
@@ -126,6 +129,7 @@ class Keeper:
         for left in self.leftovers.values():
             self._env.timers.cancel(left.key)
         self.leftovers, self._abandoned = {}, set()
+        self._resting = {}
 
     # --- every now and then ---------------------------------------------------------------
 
@@ -152,6 +156,8 @@ class Keeper:
         settled = track.stage is Stage.IDLE and not track.open and not track.queue
         if settled and not self._failures_pending(state.uuid):
             self._resume_after_failure(state.uuid)
+        if settled:
+            self._resume_after_rest(state.uuid)
         if settled and not self.stopping and not self._lets_go(state):
             self._tend_shape_and_pass(state)
 
@@ -161,10 +167,10 @@ class Keeper:
             self._commits.own(ShowSize(state.uuid))
         kind = needs_sync(state)
         if not self._runs_here(state):
-            if kind is not None or state.sync is not None:
+            if (kind is not None and not state.still) or state.sync is not None:
                 self._hand_over_to_a_runner(state)
             return
-        if state.sync is None and kind is not None and state.active and not state.paused:
+        if state.sync is None and kind is not None and state.active and not state.still:
             self._began.add((state.uuid, state.last_serial + 1))
             self._commits.own(BeginSync(state.uuid, kind))
         elif state.sync is not None and state.uuid not in self.passes:
@@ -225,6 +231,39 @@ class Keeper:
         if pass_ is not None and not self._commits.any_under_way(track, JoinRunner):
             pass_.resume(JOINING)
 
+    # --- coming to rest -------------------------------------------------------------------
+
+    def rest(self, array: ArrayId, then: Callable[[], None]) -> bool:
+        """Whether a pass has to come to rest first; then `then` is called once it has.
+
+        The window that is being copied is completed, none is begun.
+        """
+        pass_ = self.passes.get(array)
+        if pass_ is None or pass_.done:
+            return False
+        pass_.suspend(RESTING)
+        if pass_.still:
+            return False
+        self._resting[array] = then
+        return True
+
+    def tend_rest(self, array: ArrayId, *, now: bool = False) -> None:
+        """Something of the pass has ended; now: its copying may depend on what has to wait."""
+        pass_ = self.passes.get(array)
+        if array in self._resting and (now or pass_ is None or pass_.still):
+            self._resting.pop(array)()
+
+    def _resume_after_rest(self, array: ArrayId) -> None:
+        """It was refused after all."""
+        pass_ = self.passes.get(array)
+        if pass_ is not None:
+            pass_.resume(RESTING)
+
+    def progress(self, array: ArrayId) -> Checkpoint | None:
+        """What the pass has complete by now, to be put on record."""
+        pass_ = self.passes.get(array)
+        return pass_.checkpoint() if pass_ is not None and not pass_.done else None
+
     # --- failures -------------------------------------------------------------------------
 
     def failure_proposed(self, array: ArrayId) -> None:
@@ -232,6 +271,7 @@ class Keeper:
         pass_ = self.passes.get(array)
         if pass_ is not None:
             pass_.suspend(FAILING)
+        self.tend_rest(array, now=True)
 
     def _resume_after_failure(self, array: ArrayId) -> None:
         pass_ = self.passes.get(array)

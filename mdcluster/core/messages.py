@@ -184,6 +184,7 @@ class Prepare:
     array: ArrayId
     claims: tuple[Claim, ...]
     stopping: bool = False  # instead: make ready to stop; refuse while in use
+    readonly: bool = False  # instead: admit no more writes; refuse while in use
 
 
 @dataclass(frozen=True, slots=True)

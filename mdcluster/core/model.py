@@ -142,7 +142,7 @@ class ArrayState:
     created_s: int  # seconds since the epoch, for the superblock
     updated_s: int
     next_number: int
-    paused: bool = False
+    paused_s: int = 0  # no pass begins or goes on, no spare takes over, since then; 0: not so
     released: bool = False  # given back to plain md: its superblocks are, or are about to be, plain
     released_at: Stamp = ZERO  # by that commit; in all its plain superblocks, whoever writes them
     slot_count: int = 64  # bitmap slots of its cluster area, which tells the area's shape
@@ -151,6 +151,7 @@ class ArrayState:
     shown_sectors: int | None = None  # the component size that applications see, while not every
     # node has all of size_sectors; None: all of it
     stays: int = 0  # how often some life began to run it
+    readonly: bool = False  # no application writes to it, on any node
 
     def member(self, device: DeviceId) -> Member | None:
         return next((m for m in self.members if m.device == device), None)
@@ -168,6 +169,11 @@ class ArrayState:
     def degraded(self) -> int:
         """How many roles have no member in sync."""
         return self.raid_disks - len(self.in_sync)
+
+    @property
+    def still(self) -> bool:
+        """Whether nothing may be copied in it: for maintenance, or as nothing is written."""
+        return self.readonly or self.paused_s > 0
 
     def slot_of(self, life: Life) -> Slot | None:
         return next((s for s in self.slots if s.life == life), None)
@@ -307,6 +313,7 @@ class StartArray:
     array: ArrayId
     force: bool = False
     run: bool = False  # start even if degraded now
+    readonly: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +329,23 @@ class Doubt(StrEnum):
     """md set it faulty by itself, and may have acknowledged writes that it lacks."""
     REWRITTEN = "rewritten"
     """md wrote to it what another one had, past the gate: it comes back by a full recovery only."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetReadonly:
+    """--readonly, --readwrite: whether applications may write to it, on every node."""
+
+    array: ArrayId
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetPaused:
+    """--pause, --resume: whether anything is copied in it, and spares take over by themselves."""
+
+    array: ArrayId
+    on: bool
+    now_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -488,6 +512,8 @@ ArrayChange = (
     | ReleaseArray
     | StartArray
     | StopArray
+    | SetReadonly
+    | SetPaused
     | FailMember
     | RemoveMember
     | AddMember

@@ -104,6 +104,7 @@ from mdcluster.core.model import (
     CLUSTER_KEY,
     ArrayId,
     ArrayState,
+    Checkpoint,
     ClusterState,
     DeviceId,
     Doubt,
@@ -114,6 +115,8 @@ from mdcluster.core.model import (
     Life,
     NodeId,
     Promise,
+    SetPaused,
+    SetReadonly,
     Stamp,
     StartArray,
 )
@@ -250,6 +253,7 @@ class Node:
             start_round=self._start_round,
             failed_member=self._superblock_failed,
             at_rest=self._at_rest,
+            progress=self._progress,
             everywhere=self._on_everywhere,
             cannot_apply=self._on_cannot_apply,
             ready=self._on_ready,
@@ -603,7 +607,16 @@ class Node:
     def _start_round(self, track: Track, ask: Ask) -> bool:
         if isinstance(ask.change, HandOver):
             return self._begin_hand_over(ask.change)
+        if isinstance(ask.change, SetPaused | SetReadonly) and ask.change.on:
+            array = ask.change.array
+            if self.keeper.rest(array, lambda: self._rested(track, ask)):
+                return True
         return self.preparing.start(track, ask)
+
+    def _rested(self, track: Track, ask: Ask) -> None:
+        """The pass that a change ends copies nothing any more."""
+        if track.ask is ask and not self.preparing.start(track, ask):
+            self.commits.round_done(track, ())
 
     def _note_missing(self, array: str, life: Life, missing: dict[DeviceId, str]) -> None:
         self.keeper.note_missing(array, life, missing)
@@ -620,6 +633,9 @@ class Node:
 
     def _at_rest(self, state: ArrayState) -> bool:
         return self.keeper.at_rest(state)
+
+    def _progress(self, array: ArrayId) -> Checkpoint | None:
+        return self.keeper.progress(array)
 
     def _on_everywhere(self, entry: Entry) -> None:
         if isinstance(entry.state, ArrayState):
@@ -760,10 +776,12 @@ class Node:
 
     def _on_sync_reached(self, ev: SyncReached) -> None:
         self._to_pass(ev.array, "on_sync_reached", ev)
+        self.keeper.tend_rest(ev.array)
         self.commits.on_still(ev.array)
 
     def _on_sync_stopped(self, ev: SyncStopped) -> None:
         self._to_pass(ev.array, "on_sync_stopped", ev)
+        self.keeper.tend_rest(ev.array)
         self._tend()
 
     # --- files and people ---------------------------------------------------------------

@@ -18,6 +18,7 @@ from mdcluster.core.model import (
     ZERO,
     AddMember,
     AdoptArray,
+    ArrayId,
     ArrayState,
     Change,
     ClusterState,
@@ -30,10 +31,11 @@ from mdcluster.core.model import (
     NewMember,
     ReAddMember,
     ReleaseArray,
+    SetReadonly,
     StartArray,
     StopArray,
 )
-from mdcluster.core.rounds import Kind, Reply, Round, Rounds
+from mdcluster.core.rounds import Done, Kind, Reply, Round, Rounds
 from mdcluster.core.tracks import Ask, Track
 
 Missing = dict[DeviceId, str]
@@ -92,6 +94,8 @@ class Preparing:
             return Kind.OPEN, {change.life}
         if isinstance(change, StopArray | ReleaseArray) and self._running(state):
             return Kind.STOP, self._running(state)
+        if isinstance(change, SetReadonly) and change.on and self._running(state):
+            return Kind.READONLY, self._running(state)
         if isinstance(change, FailMember) and (others := self._probers(state, change)):
             return Kind.PROBE, others
         return None
@@ -112,7 +116,9 @@ class Preparing:
             self._open(track, ask, state, lives)
         elif kind is Kind.STOP:
             verb = "stop" if isinstance(change, StopArray) else "release"
-            self._stop(track, state, verb, lives)
+            self._quiet(track, state, verb, self._rounds.stop, lives)
+        elif kind is Kind.READONLY:
+            self._quiet(track, state, "make read-only", self._rounds.shut, lives)
         else:
             assert isinstance(change, FailMember)
             self._probe(track, state, change, lives)
@@ -231,7 +237,14 @@ class Preparing:
 
     # --- stop -----------------------------------------------------------------------------
 
-    def _stop(self, track: Track, state: ArrayState, verb: str, lives: set[Life]) -> None:
+    def _quiet(
+        self,
+        track: Track,
+        state: ArrayState,
+        verb: str,
+        ask: Callable[[ArrayId, set[Life], Done], None],
+        lives: set[Life],
+    ) -> None:
         def done(round_: Round, why: str) -> None:
             problem = why or self._problem(round_)
             if problem:
@@ -240,9 +253,9 @@ class Preparing:
                     track, "refused", f"cannot {verb} {state.name}: {problem}"
                 )
             elif not self.commits.round_done(track, ()):
-                self._rounds.abandon(round_)  # not released after all: it goes on running
+                self._rounds.abandon(round_)  # not done after all: it goes on as before
 
-        self._rounds.stop(state.uuid, lives, done)
+        ask(state.uuid, lives, done)
 
     # --- probe ----------------------------------------------------------------------------
 

@@ -2,8 +2,9 @@
 
 Rules of this file: an answer goes to the writer that asked, in its term. What was prepared for a
 writer of an earlier term is not undone on hearing another one: the earlier one may have had it
-committed; the new one commits every entry again, and that tells. A stop that was prepared long
-ago is answered once more: its writer may have given it up, and the word of that got lost.
+committed; the new one commits every entry again, and that tells. A stop (or the end of writing)
+that was prepared long ago is answered once more: its writer may have given it up, and the word of
+that got lost.
 """
 
 from mdcluster.core.departures import SHUTTING_DOWN, Departures
@@ -33,18 +34,18 @@ class Responder:
             self._env.send(sender.node, PrepareReply(msg.term, msg.op, problem, (), ()))
             return
         self._note(msg.op, sender.node, msg.term)
-        if msg.stopping:
+        if msg.stopping or msg.readonly:
             self._env.after((TIMER, str(msg.op)), 2 * self._env.timing.prepare_deadline_ms)
         else:
             self._departures.prepares(msg.array)
             self._feeding.prepares(msg.op, msg.array)
-        self._env.emit(PrepareDevices(msg.op, msg.array, msg.claims, msg.stopping))
+        self._env.emit(PrepareDevices(msg.op, msg.array, msg.claims, msg.stopping, msg.readonly))
 
     def _why_not(self, msg: Prepare) -> str:
         if self._departures.shutting_down:
             return SHUTTING_DOWN
         why = self._departures.left.get(msg.array)
-        if why is not None and not msg.stopping:
+        if why is not None and not (msg.stopping or msg.readonly):
             return f"this node left the array ({why}); assemble it here, or restart its daemon"
         return ""
 
@@ -75,7 +76,7 @@ class Responder:
             del self._asked_by[next(iter(self._asked_by))]
 
     def on_timer(self, op: int) -> None:
-        """A prepared stop that nothing came of, as far as is known here."""
+        """A stop, or an end of writing, that nothing came of, as far as is known here."""
         asked_by = self._asked_by.get(op)
         if asked_by is not None:
             self._env.send(asked_by[0], PrepareReply(asked_by[1], op, "", (), ()))

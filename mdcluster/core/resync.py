@@ -160,6 +160,14 @@ class Pass:
         still = self._copying is None and not self._stopping
         return self.done or (bool(self._reasons) and resting and still)
 
+    @property
+    def still(self) -> bool:
+        """Nothing is being copied, and what was begun has ended."""
+        return self.done or (self._copying is None and not self._stopping)
+
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(self.array, self.serial, self._complete, self._mismatched)
+
     def progress(self) -> tuple[int, int]:
         """Complete and flushed below the first, of the second, in positions (sectors)."""
         return self._complete, self._end
@@ -507,7 +515,7 @@ class Pass:
             return
         if self._checkpointed < self._complete < self._end:
             self._checkpoint_ms, self._checkpoint_asked = now_ms, self._complete
-            self._propose(Checkpoint(self.array, self.serial, self._complete, self._mismatched))
+            self._propose(self.checkpoint())
 
     def _halt(self, delay_ms: int) -> None:
         """Stop copying; then, after a pause, begin again at what is complete."""

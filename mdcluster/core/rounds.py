@@ -4,6 +4,7 @@
   that the writer wrote to it (clones and wrong paths are found);
 * open: a node opens the members of an array it is to run, and tells the age of each;
 * stop: every node that runs the array stops it, or says that it is in use;
+* readonly: every node that runs the array admits no more writes to it, or says that it is in use;
 * probe: the other nodes try a member that one node saw failing.
 
 Rules of this file: a round waits for its listed lives only, and only until its deadline; a
@@ -29,6 +30,7 @@ class Kind(StrEnum):
     CLAIM = "claim"
     OPEN = "open"
     STOP = "stop"
+    READONLY = "readonly"
     PROBE = "probe"
 
 
@@ -117,6 +119,11 @@ class Rounds:
         round_ = self._new(Kind.STOP, array, lives, done, self._env.timing.prepare_deadline_ms)
         self._ask(round_, Prepare(self._term, round_.op, array, (), stopping=True))
 
+    def shut(self, array: ArrayId, lives: set[Life], done: Done) -> None:
+        """Have no more writes to the array admitted by these lives."""
+        round_ = self._new(Kind.READONLY, array, lives, done, self._env.timing.prepare_deadline_ms)
+        self._ask(round_, Prepare(self._term, round_.op, array, (), readonly=True))
+
     def probe(self, array: ArrayId, device: DeviceId, lives: set[Life], done: Done) -> None:
         """Have a member tried by these lives."""
         round_ = self._new(Kind.PROBE, array, lives, done, self._env.timing.probe_deadline_ms)
@@ -199,6 +206,8 @@ class Rounds:
     def _end(self, round_: Round, why: str) -> None:
         del self.rounds[round_.op]
         self._env.timers.cancel((TIMER, str(round_.op)))
+        if round_.kind is Kind.READONLY:
+            self._note_over(round_.op)  # whoever asks much later has missed what came of it
         round_.done(round_, why)
 
     def give_way(self, array: ArrayId) -> None:
@@ -207,11 +216,14 @@ class Rounds:
             if round_.array == array and round_.kind is Kind.OPEN:
                 self._end(round_, "a failure went first")
 
-    def abandon(self, round_: Round) -> None:
-        """What the round prepared will not be committed."""
-        self._abandoned[round_.op] = None
+    def _note_over(self, op: int) -> None:
+        self._abandoned[op] = None
         if len(self._abandoned) > ROUNDS_MAX:
             del self._abandoned[next(iter(self._abandoned))]
+
+    def abandon(self, round_: Round) -> None:
+        """What the round prepared will not be committed."""
+        self._note_over(round_.op)
         if round_.kind is Kind.CLAIM:
             self._env.emit(DropNonces(round_.op))
         if round_.kind is not Kind.PROBE:

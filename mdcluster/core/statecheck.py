@@ -154,6 +154,10 @@ def _run_problems(state: ArrayState) -> Iterator[str]:
     yield from _twice("slot of life", (slot.life for slot in state.slots))
     if len(state.running) > NODES_MAX:
         yield f"{len(state.running)} nodes run it, more than {NODES_MAX}"
+    if state.readonly and not state.active:
+        yield "it is stopped, yet read-only"
+    if state.paused_s < 0:
+        yield f"paused since {state.paused_s} s"
     if state.running and not state.active:
         yield "it is stopped, yet some nodes run it"
     if state.released_at != ZERO and not state.released:
@@ -178,6 +182,8 @@ def _sync_problems(state: ArrayState) -> Iterator[str]:
     sync = state.sync
     if sync is None:
         return
+    if state.still:
+        yield f"pass {sync.serial}, though it is paused or read-only"
     if sync.serial != state.last_serial:
         yield f"pass {sync.serial} is not the last one, {state.last_serial}"
     if not 0 <= sync.position_sectors <= end_sectors(state):

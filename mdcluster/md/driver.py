@@ -67,6 +67,7 @@ class ArrayStatus:
     raid_disks: int
     size_sectors: int  # used of each member (component_size)
     shown_sectors: int  # of which applications see this much
+    shut: bool = False  # read-only for applications (`set_read_only`)
 
     @property
     def clean(self) -> bool:
@@ -148,13 +149,24 @@ class MdDriver(Protocol):
         """Set up the array, frozen, not yet running. paths: the members to use (FAULTY and
         missing ones are left out). slot_offset_sectors: where the own bitmap slot lies on
         each member; -1 for none (spectators). Applications are to see `shown_sectors` of the
-        state, if it has that, instead of all of `size_sectors`."""
+        state, if it has that, instead of all of `size_sectors`; `read_only` is for spectators, an
+        array that is read-only by its state has its slot all the same."""
 
     async def run(self, array: ArrayId) -> None:
         """readonly -> frozen -> clean; applications may use it, writes wait for `activate`.
 
         What is set between `assemble` and `run` (hold, hold_all, pin_reads) is in force before
         the first access of an application.
+        """
+
+    async def set_read_only(self, array: ArrayId, on: bool) -> None:
+        """Whether applications may write; they get an error if not, and nothing is held.
+
+        On: ArrayBusyError, and nothing is changed, while it is open, a write is not finished or a
+        failure not released; on return none is admitted any more. A sync that was started is
+        interrupted (its `limit_sync` raises). Off: writes are admitted as they would be without
+        it; holds, failures and `activate` of meanwhile count. An array that is assembled in a
+        state that is read-only begins so. The same again does nothing.
         """
 
     async def stop(self, array: ArrayId, *, force: bool = False) -> bool:

@@ -176,19 +176,21 @@ class EmbeddedDriver:
             raise DriverError(f"array {running.array.name} cannot run: {error}") from error
         running.server = server
 
+    async def set_read_only(self, array: ArrayId, on: bool) -> None:
+        """Clients that connect from now on are told."""
+        running = self._of(array)
+        if on and not running.array.shut:
+            _refuse_in_use(running)
+        running.array.shut = on
+        if on and running.sync is not None:
+            await running.sync.stop()
+            running.sync = None
+
     async def stop(self, array: ArrayId, *, force: bool = False) -> bool:
         """Stop serving, flush, clear the bits nobody needs, close the members."""
         running = self._of(array)
-        target = running.array
-        if not force and (running.openers or target.writes.in_flight):
-            raise ArrayBusyError(
-                f"array {target.name} is in use: {running.openers} NBD client(s),"
-                f" {target.writes.in_flight} write(s) not finished"
-            )
-        if not force and target.members.failure_pending:
-            raise ArrayBusyError(
-                f"array {target.name}: the failure of a member is not committed and released yet"
-            )
+        if not force:
+            _refuse_in_use(running)
         return await self._shut(array, running)
 
     async def _shut(self, array: ArrayId, running: _Running) -> bool:
@@ -251,7 +253,7 @@ class EmbeddedDriver:
     async def add(self, array: ArrayId, member: Member, path: str) -> None:
         """DriverError if it does not fit, or a late write may still land on it."""
         target = self._of(array).array
-        attached = await self._open(member, path, target.read_only)
+        attached = await self._open(member, path, target.spectated)
         try:
             await target.attach(attached)
         except DriverError:
@@ -381,6 +383,7 @@ class EmbeddedDriver:
             raid_disks=target.geometry.raid_disks,
             size_sectors=target.geometry.size_sectors,
             shown_sectors=target.shown_sectors,
+            shut=target.shut,
         )
 
     def arrays(self) -> tuple[ArrayId, ...]:
@@ -406,3 +409,16 @@ class EmbeddedDriver:
         if target.read_only:
             raise DriverError(f"array {target.name} is read-only on this node")
         return target
+
+
+def _refuse_in_use(running: _Running) -> None:
+    target = running.array
+    if running.openers or target.writes.in_flight:
+        raise ArrayBusyError(
+            f"array {target.name} is in use: {running.openers} NBD client(s),"
+            f" {target.writes.in_flight} write(s) not finished"
+        )
+    if target.members.failure_pending:
+        raise ArrayBusyError(
+            f"array {target.name}: the failure of a member is not committed and released yet"
+        )

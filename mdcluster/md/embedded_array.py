@@ -69,6 +69,7 @@ class EmbeddedArray:
         self._torn = False
         self.slot_offset_sectors = settings.slot_offset_sectors
         self._read_only = settings.read_only or settings.slot_offset_sectors < 0
+        self.shut = state.readonly
         self._retrying = 0
         self._turn = itertools.count()
         self.align_bytes = max([SECTOR_BYTES, *(member.io.align_bytes for member in self.members)])
@@ -89,7 +90,12 @@ class EmbeddedArray:
 
     @property
     def read_only(self) -> bool:
-        """Whether writes are refused (a spectator's array)."""
+        """Whether writes are refused."""
+        return self._read_only or self.shut
+
+    @property
+    def spectated(self) -> bool:
+        """Whether nothing at all is written, neither bits nor data, for as long as it runs."""
         return self._read_only
 
     async def read(self, offset_bytes: int, length_bytes: int) -> memoryview:
@@ -115,7 +121,7 @@ class EmbeddedArray:
     ) -> None:
         """Write whole blocks; returns when it may be acknowledged."""
         lo, hi = self._sectors(offset_bytes, len(data))
-        if self._read_only:
+        if self.read_only:
             raise OSError(errno.EROFS, "the array is read-only on this node")
         ticket = await self.writes.enter(lo, hi)
         try:

@@ -166,6 +166,15 @@ class KernelDriver:
         await self._run(running.array, running.array.run)
         running.watch.start()
 
+    async def set_read_only(self, array: ArrayId, on: bool) -> None:
+        running = self._of(array)
+        target = running.array
+        if target.read_only or target.shut == on:
+            return
+        if on and running.sync is not None:
+            await self._run(target, running.sync.interrupt)
+        await self._run(target, lambda: target.set_read_only(on))
+
     async def stop(self, array: ArrayId, *, force: bool = False) -> bool:
         """With force: users of a kernel's array cannot be cut off; their writes are held for good,
         and it is stopped as soon as the last one lets go of it."""
@@ -380,6 +389,7 @@ class KernelDriver:
             raid_disks=target.state.raid_disks,
             size_sectors=target.state.size_sectors,
             shown_sectors=target.shown_sectors,
+            shut=target.shut,
         )
 
     def arrays(self) -> tuple[ArrayId, ...]:
@@ -406,7 +416,7 @@ class KernelDriver:
 
     def _writable(self, array: ArrayId) -> KernelArray:
         target = self._of(array).array
-        if target.read_only:
+        if target.read_only or target.shut:
             raise DriverError(f"array {target.name} is read-only on this node")
         return target
 

@@ -118,7 +118,8 @@ class KernelArray(KernelMembers):
             self._show(self.shown_sectors)
         if not self.read_only:
             self.suspend()
-            self.dir.write("array_state", "active")
+            if not self.shut:
+                self.dir.write("array_state", "active")
             self.dir.write("safe_mode_delay", 0)
             self.prepare_syncs()
         self.write_pin()
@@ -155,6 +156,37 @@ class KernelArray(KernelMembers):
         link = self._dev / "md" / self.name
         if link.is_symlink() and os.readlink(link) == f"../{self.dir.name}":
             link.unlink(missing_ok=True)
+
+    def set_read_only(self, on: bool) -> None:
+        """md_set_readonly of drivers/md/md.c: refused while it is open, and ends what is frozen.
+
+        It is written to again at once if it was activated and no member failed since.
+        """
+        if not on:
+            with self.answering:
+                self.shut = False
+                again = self.activated and not self.held_by_failure()
+                if again and self.dir.state == "readonly":
+                    self.dir.write("array_state", "active")
+            return
+        if self.held_by_failure():
+            raise ArrayBusyError(
+                f"array {self.name}: the failure of a member is not committed and released yet"
+            )
+        self.let_go()
+        with self.answering:
+            try:
+                if self.dir.state != "readonly":
+                    self.dir.write("array_state", "readonly")
+            except AttributeFault as error:
+                raise ArrayBusyError(
+                    f"array {self.name} is in use on this node (mounted, or open by a program):"
+                    f" {error}"
+                ) from None
+            finally:
+                self._keep_open()
+            self.shut = True
+        self.dir.write("sync_action", "frozen")
 
     def stop(self) -> None:
         """ArrayBusyError while anybody has it open. Members that md lets go of have not failed."""
@@ -197,6 +229,7 @@ class KernelArray(KernelMembers):
         if not self.read_only:
             self.slot = OwnSlot(self, notes.slot_offset_sectors)
         self.was_degraded = True  # for all that is known
+        self.shut = not self.read_only and self.dir.state == "readonly"
         self.dir.write("sync_action", "frozen")
         self.write_pin()
         self.held_sectors = (0, self.geometry.array_sectors)

@@ -82,6 +82,7 @@ class KernelState:
         self.state = state
         self.geometry: Geometry = geometry_of(state)
         self.read_only = read_only
+        self.shut = state.readonly and not read_only  # for applications
         self.shown_sectors = state.shown_sectors or state.size_sectors
         self.dir = ArrayDir(md_name(state.name), root)
         self.members: dict[DeviceId, Attached] = {}
@@ -229,14 +230,16 @@ class KernelState:
             if self.read_only or self.held_by_failure():
                 return
             self.activated = True
-            self.dir.write("array_state", "active")
+            if not self.shut:
+                self.dir.write("array_state", "active")
         if self._pin_due:
             self.write_pin()
 
     def answer(self) -> None:
         """The same for a write-pending that came by itself: if it was activated before."""
         with self.answering:
-            if self.activated and not self.held_by_failure() and self.write_pending:
+            waits = self.activated and not self.shut and self.write_pending
+            if waits and not self.held_by_failure():
                 self.dir.write("array_state", "active")
 
     # --- holds -----------------------------------------------------------------------------

@@ -81,7 +81,13 @@ class Size:
     visible: bool
 
 
-Step = Start | Stop | Fail | Remove | Add | TakeIn | RaidDisks | Size
+@dataclass(frozen=True, slots=True)
+class ReadOnly:
+    array: ArrayId
+    on: bool
+
+
+Step = Start | Stop | Fail | Remove | Add | TakeIn | RaidDisks | Size | ReadOnly
 
 
 def plan(
@@ -107,7 +113,11 @@ def plan(
         found = _needed_paths(state, state.writable, paths, spectator)
         slot = -1 if spectator else slot_offset_sectors
         return (Start(state, tuple(found.items()), slot, spectator),)
-    return _member_steps(status, state, paths, spectator)
+    steps = _member_steps(status, state, paths, spectator)
+    if spectator or status.shut == state.readonly:
+        return steps
+    shut = ReadOnly(state.uuid, state.readonly)
+    return (shut, *steps) if shut.on else (*steps, shut)
 
 
 def expected_status(state: ArrayState, me: Life) -> ArrayStatus | None:
@@ -134,6 +144,7 @@ def expected_status(state: ArrayState, me: Life) -> ArrayStatus | None:
         raid_disks=state.raid_disks,
         size_sectors=state.size_sectors,
         shown_sectors=shown,
+        shut=state.readonly,
     )
 
 
@@ -276,6 +287,8 @@ async def carry_out(
             await driver.set_raid_disks(step.array, step.raid_disks)
         elif isinstance(step, Size):
             await driver.set_size(step.array, step.size_sectors, visible=step.visible)
+        elif isinstance(step, ReadOnly):
+            await driver.set_read_only(step.array, step.on)
         else:
             await driver.take_in(step.array, step.devices)
 

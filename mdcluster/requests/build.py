@@ -21,7 +21,9 @@ from mdcluster.control.verbs import (
     NodeArgs,
     ReleaseArgs,
     ReplaceArgs,
+    StillArgs,
     StopArgs,
+    Verb,
 )
 from mdcluster.core.adoption import adoption_problem
 from mdcluster.core.model import (
@@ -46,7 +48,9 @@ from mdcluster.core.model import (
     ReleaseArray,
     RemoveMember,
     ReplaceMember,
+    SetPaused,
     SetRaidDisks,
+    SetReadonly,
     SetSize,
     StartArray,
     StopArray,
@@ -308,7 +312,7 @@ def assemble(args: AssembleArgs, arrays: Sequence[ArrayState], looks: Looks) -> 
         seen = _look_at(name, looks)
         if seen.array is None or uuid_in(seen.array) != uuid_in(state.uuid):
             raise RequestError(f"{shown(name)} is not a member of array {state.name}")
-    return Wish(StartArray(state.uuid, args.force, args.run), args.force)
+    return Wish(StartArray(state.uuid, args.force, args.run, args.readonly), args.force)
 
 
 def adopted(args: AdoptArgs, change: AdoptArray, arrays: Sequence[ArrayState]) -> Wish:
@@ -326,6 +330,14 @@ def release(args: ReleaseArgs, arrays: Sequence[ArrayState]) -> Wish:
 def stop(args: StopArgs, arrays: Sequence[ArrayState]) -> Wish:
     """Stop an array on all nodes."""
     return Wish(StopArray(find_array(arrays, args.array).uuid))
+
+
+def still(verb: Verb, args: StillArgs, arrays: Sequence[ArrayState], now_s: int) -> Wish:
+    """Whether applications may write to an array, or whether anything is copied in it."""
+    array = find_array(arrays, args.array).uuid
+    if verb in (Verb.READONLY, Verb.READWRITE):
+        return Wish(SetReadonly(array, on=verb is Verb.READONLY))
+    return Wish(SetPaused(array, verb is Verb.PAUSE, now_s))
 
 
 def action(args: ActionArgs, arrays: Sequence[ArrayState]) -> Wish:

@@ -152,6 +152,8 @@ def _first(change: Change, outlook: Outlook, names: Names) -> Iterator[NodePlan]
         steps: tuple[str, ...] = (f"finds {told} and reads the nonce back, or it is refused",)
     elif outlook.need == Kind.STOP:
         steps = ("stops it in md, or refuses while it is in use there",)
+    elif outlook.need == Kind.READONLY:
+        steps = ("admits no more writes, or refuses while it is in use there",)
     elif outlook.need == Kind.OPEN:
         steps = ("has every member that is needed (tried just now)",)
     else:
@@ -200,6 +202,8 @@ def _array_differences(before: ArrayState | None, after: ArrayState, names: Name
         "used of each member": lambda s: f"{s.size_sectors * SECTOR // 1024}K",
         "state": lambda s: "released" if s.released else "started" if s.active else "stopped",
         "runs on": lambda s: ", ".join(sorted(map(names.node, s.running))) or "no node",
+        "writable": lambda s: "no" if s.readonly else "yes",
+        "paused": lambda s: "yes" if s.paused_s else "no",
         "pass": lambda s: s.sync.kind.value if s.sync else "none",
         "equal up to": lambda s: "the end" if s.resync_sectors is None else f"{s.resync_sectors}",
     }
@@ -257,6 +261,8 @@ def _step(step: md.Step, names: Names) -> str:
             return f"take in {', '.join(map(names.device, devices))}"
         case md.RaidDisks(_, raid_disks):
             return f"{raid_disks} raid devices"
+        case md.ReadOnly(_, on):
+            return "no write of an application any more (done already)" if on else "writable"
         case md.Size(_, size_sectors, visible):
             shown = "shown to applications" if visible else "not shown to applications yet"
             return f"use {size_sectors * SECTOR // 1024}K of each member, {shown}"
@@ -278,5 +284,7 @@ def _afterwards(change: Change, outlook: Outlook, names: Names) -> Iterator[str]
     if isinstance(change, SetSize) and after.shown_sectors is not None:
         yield "the new size is shown to applications by a commit of its own"
     kind = after.sync.kind if after.sync else needs_sync(after)
-    if kind is not None and after.running:
+    if kind is not None and after.running and after.still:
+        yield f"{kind.value} waits until it is neither paused nor read-only"
+    elif kind is not None and after.running:
         yield f"{kind.value} by {names.writer}, window by window, which all others hold"

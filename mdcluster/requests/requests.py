@@ -15,6 +15,7 @@ from mdcluster.control.verbs import (
     NodeArgs,
     ReleaseArgs,
     ReplaceArgs,
+    StillArgs,
     StopArgs,
     Verb,
 )
@@ -74,6 +75,8 @@ class Requests:
             return (build.assemble(args, states_of(self._view()), looks),)
         if isinstance(args, StopArgs):
             return (build.stop(args, states_of(self._view())),)
+        if isinstance(args, StillArgs):
+            return (build.still(verb, args, states_of(self._view()), self._now_s()),)
         if isinstance(args, ActionArgs):
             return (build.action(args, states_of(self._view())),)
         if isinstance(args, GrowArgs):

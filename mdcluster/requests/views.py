@@ -4,6 +4,8 @@ The core's view says what is committed and applied; the driver and the registry 
 this host knows: paths, dirty chunks, writes in flight. Nothing here waits for a device.
 """
 
+import itertools
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -155,12 +157,29 @@ def _role(view: NodeView, here: Here, node: NodeId | None, name: str) -> NodeRol
 
 def waiting(view: NodeView, array: ArrayId | None = None) -> tuple[Waiting, ...]:
     """What does not go on, of the cluster or of one array; arrays by their names."""
-    names = {str(state.uuid): state.name for state in states_of(view)}
-    return tuple(
+    states = states_of(view)
+    names = {str(state.uuid): state.name for state in states}
+    found = [
         Waiting(CLUSTER_KEY if key == CLUSTER_KEY else names.get(key, key), why)
         for key, why in dict.fromkeys(view.waiting)
         if array is None or key == array
-    )
+    ]
+    still = (_still(state) for state in states if array is None or state.uuid == array)
+    return (*found, *itertools.chain.from_iterable(still))
+
+
+def _still(state: ArrayState) -> Iterator[Waiting]:
+    """Why nothing is copied in it, and what ends that."""
+    if state.paused_s:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(state.paused_s))
+        text = (
+            f"paused since {since}: nothing is copied, no spare takes over; "
+            f"mdcadm --resume {state.name} ends it"
+        )
+        yield Waiting(state.name, text, max(int(time.time()) - state.paused_s, 0) * 1000)
+    if state.readonly:
+        text = f"read-only on every node; mdcadm --readwrite {state.name} ends it"
+        yield Waiting(state.name, text)
 
 
 def why(view: NodeView, persist_problem: str = "") -> WhyData:
@@ -219,6 +238,8 @@ def detail(view: NodeView, here: Here, state: ArrayState, speeds: Speeds) -> Arr
         running=tuple(sorted(names.get(life.node, life.node) for life in state.running)),
         waiting=waiting(view, state.uuid),
         mismatched_sectors=state.mismatched_sectors,
+        readonly=state.readonly,
+        paused_s=state.paused_s,
     )
 
 
@@ -237,6 +258,7 @@ def mdstat(view: NodeView, here: Here, speeds: Speeds) -> MdstatData:
                 members=members(state, here),
                 sync=sync_info(view, state, speeds),
                 bitmap=_bitmap(state, here),
+                readonly=state.readonly,
             )
             for state in states_of(view)
         )
@@ -310,10 +332,9 @@ def sync_info(view: NodeView, state: ArrayState, speeds: Speeds) -> SyncInfo | N
     complete = {array: done for array, done, _ in view.passes}.get(state.uuid, 0)
     position = min(max(pass_.position_sectors, complete), end)
     speed_kib = speeds.kib_per_s(state.uuid, pass_.serial)
-    going = bool(state.running) and not state.paused
     return SyncInfo(
         SyncWord(pass_.kind.value),
-        SyncState.RUNNING if going else SyncState.PENDING,
+        SyncState.RUNNING if state.running else SyncState.PENDING,
         position,
         end,
         speed_kib,

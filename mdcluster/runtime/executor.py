@@ -221,7 +221,7 @@ class Executor:
 
     def _begin_prepare(self, effect: PrepareDevices) -> None:
         op, array = effect.op, effect.array
-        if not effect.stopping:
+        if not effect.stopping and not effect.readonly:
             self._queues.put(array, partial(self._arrays.void_stops, array))
             self._put_event(
                 ("prepare", op),
@@ -235,7 +235,8 @@ class Executor:
             self._feed(Prepared(op, "too many stops are being prepared", (), ()))
 
     async def _prepare_stop(self, effect: PrepareDevices) -> None:
-        problem = await self._arrays.stop(effect.op, effect.array)
+        prepare = self._arrays.shut if effect.readonly else self._arrays.stop
+        problem = await prepare(effect.op, effect.array)
         self._feed(Prepared(effect.op, problem, (), ()))
 
     async def _drop_nonces(self, effect: DropNonces) -> None:

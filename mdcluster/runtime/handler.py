@@ -126,14 +126,14 @@ class Handler:
         sink.done("", views.detail(view, here, state, self._speeds))
 
     async def _wait(self, state: ArrayState, sink: ReplySink) -> None:
-        """Until no pass is under way or due; an array that does not run has none."""
+        """Until no pass is under way or due; one that does not run, or is still, has none."""
         waited = False
         while True:
             view = self._view()
             views.note_progress(view, self._speeds, boottime_ms())
             found = next((s for s in views.states_of(view) if s.uuid == state.uuid), None)
             sync = None
-            if found is not None and found.running:
+            if found is not None and found.running and not found.still:
                 sync = views.sync_info(view, found, self._speeds)
             if sync is None:
                 sink.done("", Waited(waited))

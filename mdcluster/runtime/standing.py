@@ -8,6 +8,7 @@ never committed, or when a state could not be applied at once. Rules of this fil
 * it goes on writing by itself only if it was activated before, and no member was failed since;
 * prepared to be stopped, it stays stopped whatever else its writer commits, until that writer
   commits the stop, gives it up or asks for new devices, or a later term commits anything;
+* prepared to be read-only, it admits no write, likewise;
 * what stays down although it is listed is tried again, later each time.
 
 All but what is said to be immediate runs in the array's own queue, one after the other.
@@ -16,7 +17,7 @@ All but what is said to be immediate runs in the array's own queue, one after th
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -52,6 +53,7 @@ class _Standing:
     activated: bool = False
     clean: bool = True  # no stop so far has left a write unfinished
     stopped_by: set[int] = field(default_factory=set)  # ops of prepared stops
+    shut_by: set[int] = field(default_factory=set)  # ops that it is to be read-only for
     tries: int = 0
     again: asyncio.TimerHandle | None = None
 
@@ -60,6 +62,13 @@ class _Standing:
         if self.state is not None and _good(self.state) - _good(state):
             self.activated = False
         self.state = state
+
+    @property
+    def wanted(self) -> ArrayState | None:
+        """The state, read-only if that was prepared."""
+        if self.state is None or not self.shut_by:
+            return self.state
+        return replace(self.state, readonly=True)
 
 
 class StandingArrays:
@@ -117,10 +126,14 @@ class StandingArrays:
         if state.running and any(_term_of(op) >= entry.stamp.term for op in one.stopped_by):
             return  # it does not run: all there is to apply is what it will be when it does
         self._forget_stops(state.uuid)
-        await self._bring(state, one)
+        if state.readonly or not any(_term_of(op) >= entry.stamp.term for op in one.shut_by):
+            self._forget(one.shut_by)
+        await self._bring(one)
 
-    async def _bring(self, state: ArrayState, one: _Standing) -> None:
+    async def _bring(self, one: _Standing) -> None:
         """Make the driver follow the state; started again, it goes on where it was."""
+        state = one.wanted
+        assert state is not None
         array, ran = state.uuid, self.runs(state.uuid)
         await self._applier.apply(state, self._before_run)
         if not self.runs(array):
@@ -179,8 +192,22 @@ class StandingArrays:
         one.stopped_by.add(op)
         return ""
 
+    async def shut(self, op: int, array: ArrayId) -> str:
+        """Why writes cannot end, or '': then none is admitted for this op."""
+        one = self._standing.setdefault(array, _Standing())
+        if self.runs(array):
+            try:
+                await self._driver.set_read_only(array, True)
+            except FORESEEN as error:
+                return text_of(error)
+        one.shut_by.add(op)
+        return ""
+
     def forget_stop(self, op: int) -> None:
-        """Immediate: what this op stopped is set up again, unless another stopped it, too."""
+        """Immediate: what this op stopped is set up again, unless another stopped it, too.
+
+        And what it made read-only is written to again.
+        """
         array = self._stops.pop(op, None)
         if array is not None:
             self._put(array, partial(self._resume, array, op))
@@ -188,6 +215,7 @@ class StandingArrays:
     async def _resume(self, array: ArrayId, op: int) -> None:
         if one := self._standing.get(array):
             one.stopped_by.discard(op)
+            one.shut_by.discard(op)
             await self._restore(array)
 
     async def void_stops(self, array: ArrayId) -> None:
@@ -196,17 +224,23 @@ class StandingArrays:
 
     def _forget_stops(self, array: ArrayId) -> None:
         if one := self._standing.get(array):
-            for op in one.stopped_by:
-                self._stops.pop(op, None)
-            one.stopped_by.clear()
+            self._forget(one.stopped_by)
+
+    def _forget(self, ops: set[int]) -> None:
+        for op in ops:
+            self._stops.pop(op, None)
+        ops.clear()
 
     async def _restore(self, array: ArrayId) -> None:
         """Set it up again as it was last committed; if that fails, try later."""
         one = self._standing.get(array)
-        if one is None or one.state is None or one.stopped_by or self.runs(array):
+        if one is None or one.wanted is None or one.stopped_by:
             return
         try:
-            await self._bring(one.state, one)
+            if not self.runs(array):
+                await self._bring(one)
+            elif self._driver.status(array).shut and not one.wanted.readonly:
+                await self._driver.set_read_only(array, False)
         except FORESEEN as error:
             self._try_again(array, one, text_of(error))
 

@@ -56,10 +56,23 @@ class Changes:
         return m.ReleaseArray(m.ArrayId(array))
 
     def change_assemble(self, array: str, *options: str) -> m.Change:
-        return m.StartArray(m.ArrayId(array), run="run" in options)
+        readonly = "readonly" in options
+        return m.StartArray(m.ArrayId(array), run="run" in options, readonly=readonly)
 
     def change_stop(self, array: str) -> m.Change:
         return m.StopArray(m.ArrayId(array))
+
+    def change_readonly(self, array: str) -> m.Change:
+        return m.SetReadonly(m.ArrayId(array), on=True)
+
+    def change_readwrite(self, array: str) -> m.Change:
+        return m.SetReadonly(m.ArrayId(array), on=False)
+
+    def change_pause(self, array: str) -> m.Change:
+        return m.SetPaused(m.ArrayId(array), on=True, now_s=1)
+
+    def change_resume(self, array: str) -> m.Change:
+        return m.SetPaused(m.ArrayId(array), on=False)
 
     def change_check(self, array: str) -> m.Change:
         return m.BeginSync(m.ArrayId(array), m.SyncKind.CHECK)

@@ -239,6 +239,8 @@ class Host(Md):
             self._note(effect)
         elif isinstance(effect, fx.DropNonces | fx.ForgetPrepared):
             self._note(effect)
+            if isinstance(effect, fx.ForgetPrepared):
+                self.shut.pop(effect.op, None)
             if isinstance(effect, fx.DropNonces):
                 self.drop_nonces(effect.op)
         elif isinstance(effect, fx.Fence):

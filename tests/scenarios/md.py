@@ -33,6 +33,7 @@ class Md(Peer):
         self.unseen: set[ArrayId] = set()  # arrays with a failed write md has not reported
         self.syncing: dict[ArrayId, tuple[SyncKind, int]] = {}
         self.busy_arrays: set[ArrayId] = set()
+        self.shut: dict[int, ArrayId] = {}  # read-only as prepared, by op
 
     def inherit(self) -> tuple[ArrayId, ...]:
         """A new daemon takes over what runs: all of it held, nothing copied."""
@@ -84,8 +85,10 @@ class Md(Peer):
 
     def _prepare(self, effect: fx.PrepareDevices, problem: str) -> ev.Event:
         found, missing = [], []
-        if effect.stopping and effect.array in self.busy_arrays:
+        if (effect.stopping or effect.readonly) and effect.array in self.busy_arrays:
             problem = "the array is open by 1 client(s)"
+        elif effect.readonly:
+            self.shut[effect.op] = effect.array
         for claim in effect.claims:
             disk = self.disk(claim.device)
             if not disk.works_for(self.name):
@@ -110,6 +113,8 @@ class Md(Peer):
         assert isinstance(state, ArrayState)
         if not problem and self.life in state.running:
             self.md[state.uuid] = state
+            if state.readonly or not any(op >> 32 >= effect.entry.stamp.term for op in self.shut):
+                self.shut = {op: a for op, a in self.shut.items() if a != state.uuid}
         elif not problem:
             self.md.pop(state.uuid, None)
             self.holds.pop(state.uuid, None)

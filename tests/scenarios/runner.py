@@ -315,6 +315,11 @@ class Runner(Nature, Changes):
         lo, hi = host.holds.get(m.ArrayId(array), (0, 0))
         return host.holding_all or lo < hi or m.ArrayId(array) in host.pending
 
+    def is_writable(self, array: str, name: str) -> bool:
+        """writable r0 a: applications of host a may write to it."""
+        host, uuid = self._host(name), m.ArrayId(array)
+        return uuid in host.md and not host.md[uuid].readonly and uuid not in host.shut.values()
+
     def is_holding(self, name: str) -> bool:
         return self._host(name).holding_all
 

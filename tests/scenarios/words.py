@@ -81,6 +81,7 @@ def entry_state(x: ArrayState | ClusterState) -> list[str]:
     )
     idle = "released" if x.released else "stopped"
     out = [members, f"runs on {lives(x.running)}" if x.active else idle]
+    out += ["read-only"] * x.readonly + ["paused"] * (x.paused_s > 0)
     if x.slots:
         out.append("slots " + ", ".join(slot(s) for s in x.slots))
     if x.resync_sectors is not None:
@@ -92,6 +93,10 @@ def entry_state(x: ArrayState | ClusterState) -> list[str]:
     if x.mismatched_sectors:
         out.append(f"{at(x.mismatched_sectors)} found different")
     return out
+
+
+def _prepares(x: fx.PrepareDevices | msg.Prepare) -> list[str]:
+    return ["to stop"] * x.stopping + ["to be read-only"] * x.readonly
 
 
 def _stamped(x: Any) -> str:
@@ -117,9 +122,7 @@ _EFFECTS: dict[type, Callable[[Any], str]] = {
     fx.WriteSuperblocks: _stamped,
     fx.WriteNonces: lambda e: " ".join([e.array, *(m.device for m in e.members)]),
     fx.DropNonces: _no,
-    fx.PrepareDevices: lambda e: " ".join(
-        [e.array, *(c.device for c in e.claims), *(["to stop"] if e.stopping else [])]
-    ),
+    fx.PrepareDevices: lambda e: " ".join([e.array, *(c.device for c in e.claims), *_prepares(e)]),
     fx.ForgetPrepared: _no,
     fx.Apply: _stamped,
     fx.LeaveArray: lambda e: e.array + ("" if e.force else " if not in use"),
@@ -167,9 +170,7 @@ _MESSAGES: dict[type, Callable[[Any], str]] = {
     msg.Advice: lambda m: " ".join([*plan(m.plan), m.refusal]).rstrip(),
     msg.Replicate: _stamped,
     msg.ReplicateAck: _stamped,
-    msg.Prepare: lambda m: " ".join(
-        [m.array, *(c.device for c in m.claims), *(["to stop"] if m.stopping else [])]
-    ),
+    msg.Prepare: lambda m: " ".join([m.array, *(c.device for c in m.claims), *_prepares(m)]),
     msg.PrepareReply: lambda m: (
         m.problem or "; ".join(f"misses {d}: {w}" for d, w in m.missing) or "ok"
     ),

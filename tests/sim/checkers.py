@@ -392,6 +392,8 @@ class Checkers:
                 self.fail(f"(9) {array.host.name} and {other.name} move holds at once: md may hang")
 
     def app_write_issued(self, array: MdArray, write: Write) -> None:
+        if array.uuid in self.world.workload.shut:
+            self.fail(f"(4) {array.host.name} writes to {array.uuid}, which is read-only")
         for other in self.world.hosts:
             there = other.md.arrays.get(array.uuid) if other.md_up else None
             if there is None or other is array.host:

@@ -98,6 +98,8 @@ class MdArray:
         self.write_pending = True  # a started array is clean: its first write waits
         self.started = False
         self.closing = False
+        self.readonly = False  # by its state; `shut`: or as a prepare round asked for
+        self.shut_by: set[int] = set()
         self.caught_up = True  # the present daemon has applied a commit to it
         self.broken = False  # it cannot follow a commit: it holds its writes
         self.in_flight: list[Write] = []
@@ -113,6 +115,10 @@ class MdArray:
 
     def leg(self, device: DeviceId) -> Leg | None:
         return next((leg for leg in self.legs if leg.device == device), None)
+
+    @property
+    def shut(self) -> bool:
+        return self.readonly or bool(self.shut_by)
 
     @property
     def failure_held(self) -> bool:
@@ -166,6 +172,10 @@ class MdArray:
         )
 
     def submit(self, write: Write) -> None:
+        if self.shut:
+            self.host.world.load["writes_shut_out"] += 1
+            self.host.workload.write_ended(self, write, acked=False)
+            return
         if self.must_wait(write.block):
             self.waiting.append(write)
             return
@@ -294,6 +304,7 @@ class MdArray:
     def follow(self, state: ArrayState, find: Callable[[DeviceId], Disk | None]) -> str:
         """Bring the members to a committed state; returns what stands against it."""
         self.raid_disks = state.raid_disks
+        self.readonly = state.readonly
         self.size = state.size_sectors // BLOCK_SECTORS
         self.shown = (state.shown_sectors or state.size_sectors) // BLOCK_SECTORS
         self.resync_from = (
@@ -456,6 +467,8 @@ class Md:
             array.hold = (0, array.size * BLOCK_SECTORS)
             array.pinned, array.sync, array.closing = True, None, False
             array.caught_up = array.moving = False
+            array.readonly = array.shut
+            array.shut_by = set()
         return tuple(self.arrays)
 
     def still_blocked(self) -> list[MemberFailed]:

@@ -261,8 +261,9 @@ class ArrayShell(Copying):
     # --- prepare, apply ------------------------------------------------------------------
 
     def _prepare(self, effect: PrepareDevices) -> None:
-        if effect.stopping:
-            self.done(effect, self._prepare_stop(effect))
+        if effect.stopping or effect.readonly:
+            prepare = self._prepare_shut if effect.readonly else self._prepare_stop
+            self.done(effect, prepare(effect))
             return
         found: list[tuple[DeviceId, Stamp]] = []
         missing: list[tuple[DeviceId, str]] = []
@@ -298,7 +299,22 @@ class ArrayShell(Copying):
             self.stopping[effect.op] = effect.array
         return Prepared(effect.op, "", (), ())
 
+    def _prepare_shut(self, effect: PrepareDevices) -> Prepared:
+        """Read-only, as long as nobody has it open."""
+        array = self.md(effect.array)
+        if array is not None:
+            busy = array.in_flight or array.held or array.waiting or array.failure_held
+            if busy or self.world.rng.random() < 0.1:
+                return Prepared(effect.op, "the array is open", (), ())
+            if array.sync is not None and array.sync.copying:
+                self.world.check.fail(f"(6) {self.host.name} is shut while it copies")
+            array.shut_by.add(effect.op)
+            self.world.load["shut"] += 1
+        return Prepared(effect.op, "", (), ())
+
     def _forget(self, op: int) -> None:
+        for shut in self.host.md.arrays.values():
+            shut.shut_by.discard(op)
         uuid = self.stopping.pop(op, None)
         array = self.md(uuid) if uuid is not None else None
         if array is not None:
@@ -317,6 +333,10 @@ class ArrayShell(Copying):
             leaves = array is not None and self.host.life not in state.running
             if leaves and array is not None and self._drains(array, self._apply, effect):
                 return
+            if array is not None and (
+                state.readonly or not any(op >> 32 >= entry.stamp.term for op in array.shut_by)
+            ):
+                array.shut_by.clear()
             problem = self._bring(state)
         self.world.check.applied(self.host, entry, problem)
         self.done(effect, Applied(entry.key, entry.stamp, problem))
@@ -330,6 +350,8 @@ class ArrayShell(Copying):
             return ""
         if array is not None:
             array.caught_up = True
+            if state.readonly and not array.shut and (array.in_flight or array.held):
+                return "the array is open"
             return array.follow(state, self.find)
         slot = state.slot_of(host.life)
         if slot is None:
@@ -511,7 +533,7 @@ def _queue_of(effect: Effect) -> str:
         return effect.entry.key
     if isinstance(effect, WriteNonces | ProbeMember):
         return f"{kind} {effect.op}"
-    if isinstance(effect, PrepareDevices) and not effect.stopping:
+    if isinstance(effect, PrepareDevices) and not (effect.stopping or effect.readonly):
         return f"{kind} {effect.op}"
     array: str = effect.array  # type: ignore[union-attr]
     return f"{kind} {array}" if isinstance(effect, HoldRange | LimitSync) else array

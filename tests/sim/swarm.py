@@ -40,6 +40,8 @@ ADMIN = (
 )
 
 
+STILL = 0.3
+"""In how many seeds arrays are paused, or made read-only, and back."""
 WATCHDOGS = 0.2
 """In how many seeds the hosts have watchdogs."""
 
@@ -118,6 +120,8 @@ def random_mix(seed: int) -> Mix:
     if late_rng.random() < WATCHDOGS:
         mix.timing = WATCHDOG_TIMING
         mix.quiet_us += (WATCHDOG_TIMING.watchdog_fence_ms or 0) * 1000
+    if late_rng.random() < STILL:
+        mix.admin = (*mix.admin, "be_still")
     return mix
 
 
@@ -260,6 +264,7 @@ class Run:
         """An administrator re-admits who lost its state, and restarts who gave an array up."""
         self.world.after_us(SECOND_US, self._admit)
         self.world.workload.admit_again()
+        self.world.workload.go_on()
         for host in self.world.hosts:
             if host.up and host.gave_up:
                 host.crash()
@@ -289,7 +294,7 @@ class Run:
             return self.world.check.not_forgotten(uuid)
         if state is None or not state.active:
             return []
-        waits = []
+        waits = [f"{uuid} is still"] if state.still else []
         if state.sync is not None or state.resync_sectors is not None:
             waits.append(f"{uuid} resyncs: {state.sync}, {state.resync_sectors}")
         if state.shown_sectors is not None:

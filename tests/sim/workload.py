@@ -31,7 +31,9 @@ from mdcluster.core.model import (
     ReleaseArray,
     RemoveMember,
     ReplaceMember,
+    SetPaused,
     SetRaidDisks,
+    SetReadonly,
     SetSize,
     StartArray,
     StopArray,
@@ -81,6 +83,7 @@ class Workload:
         self.devices = 0
         self.size_blocks = BLOCKS  # of new arrays; their members have room for BLOCKS
         self.paths: dict[DeviceId, str] = {}
+        self.shut: set[ArrayId] = set()  # no write of an application reaches them
 
     # --- applications --------------------------------------------------------------------
 
@@ -137,6 +140,8 @@ class Workload:
     def wish(self, change: Change, *, force: bool = False, at: Host | None = None) -> str:
         proposal = f"wish-{len(self.wishes) + 1}"
         self.wishes[proposal] = Wish(proposal, change, force)
+        if _opens(change):
+            self.shut.discard(change.array)  # type: ignore[union-attr]
         self._ask(proposal, at)
         return proposal
 
@@ -169,6 +174,8 @@ class Workload:
             self.world.check.fail(f"(3) {effect.proposal} was done, now it is refused")
         if isinstance(wish.change, ReleaseArray) and effect.state == "done" and not wish.settled:
             self._given_back(wish.change.array)
+        if isinstance(wish.change, SetReadonly) and effect.state == "done" and not wish.settled:
+            self._is_shut(wish)
         if not wish.settled:
             wish.answer, wish.text = effect.state, effect.text
         if effect.state == "done":
@@ -176,6 +183,19 @@ class Workload:
             self.world.check.answered_done(effect.proposal, wish.change)
         elif effect.state == "refused":
             self.world.load["wishes_refused"] += 1
+
+    def _is_shut(self, wish: Wish) -> None:
+        """Unless somebody has asked for the opposite since, or it may still be done."""
+        assert isinstance(wish.change, SetReadonly)
+        array, after = wish.change.array, False
+        for other in self.wishes.values():
+            opens = _opens(other.change) and getattr(other.change, "array", "") == array
+            if opens and (after or not other.settled):
+                return
+            after = after or other is wish
+        if wish.change.on:
+            self.shut.add(array)
+            self.world.load["made_readonly"] += 1
 
     def _advised(self, effect: Answer) -> None:
         """Of a dry run: it ends in a plan or a refusal, and stands in no commit."""
@@ -377,6 +397,29 @@ class Workload:
             kind = SyncKind.CHECK if draw < 0.7 else SyncKind.REPAIR
             self.wish(BeginSync(state.uuid, kind))
 
+    def be_still(self) -> None:
+        """Read-only, or paused, and the opposite."""
+        state = self.array()
+        if state is None:
+            return
+        self.world.load["admin_be_still"] += 1
+        if self.world.rng.random() < 0.6:
+            self.wish(SetReadonly(state.uuid, not state.readonly or self.world.rng.random() < 0.2))
+        else:
+            self.wish(SetPaused(state.uuid, not state.paused_s, 1_700_000_000))
+
+    def go_on(self) -> None:
+        """Maintenance is over: everything is as it was."""
+        asked = [w.change for w in self.wishes.values() if not w.settled]
+        for uuid in self.arrays:
+            state = self.world.array(uuid)
+            for change in (SetReadonly(uuid, on=False), SetPaused(uuid, on=False)):
+                wanted = state is not None and (
+                    state.readonly if isinstance(change, SetReadonly) else state.paused_s
+                )
+                if wanted and change not in asked:
+                    self.wish(change)
+
     def raid_disks(self) -> None:
         """More roles, or fewer."""
         state = self.array()
@@ -436,6 +479,13 @@ class Workload:
         for other in self.world.hosts:
             if other.up and not other.frozen:
                 other.deliver(FenceAcked(life.node))
+
+
+def _opens(change: Change) -> bool:
+    """Whether it may end that the array is read-only."""
+    return isinstance(change, StopArray | ReleaseArray | AdoptArray) or (
+        isinstance(change, SetReadonly) and not change.on
+    )
 
 
 def _array_of(disk: Disk) -> ArrayState:

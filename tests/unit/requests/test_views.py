@@ -103,8 +103,13 @@ def test_a_pass_due_running_and_paused() -> None:
     assert going.eta_s == (state.size_sectors - 4096) // 2 // 2048
     follower = views.sync_info(kit.view(state), state, speeds)
     assert follower is not None and follower.position_sectors == 2048
-    paused = views.sync_info(view, replace(state, paused=True), speeds)
-    assert paused is not None and paused.state is SyncState.PENDING
+    paused = replace(state, sync=None, paused_s=1)
+    due = views.sync_info(view, paused, speeds)
+    assert due is not None and due.state is SyncState.PENDING
+    (told,) = views.waiting(kit.view(paused))
+    assert "paused since 1970" in told.reason and "--resume data" in told.reason
+    (told,) = views.waiting(kit.view(replace(state, sync=None, readonly=True)))
+    assert "read-only on every node" in told.reason
     seen = views.detail(view, HERE, state, speeds)
     assert seen.state is ArrayWord.ACTIVE and seen.sync == going
 
