@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from mdcluster.errors import MdclusterError
 
-from . import grammar
+from . import grammar, handover
+from .checks import check
 from .command import Command, Plea
 from .output import Output, nobody_reads
 from .values import UsageError
@@ -47,11 +48,13 @@ def _run(words: list[str], output: Output) -> int:
     for stream in (sys.stdout, sys.stderr):  # a name from a disk must not end in a traceback
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    command = grammar.parse(words)
+    command = grammar.read(words)
     if isinstance(command, Plea):
         output.print(_answer(command))
         return 0
     output.quiet = command.verbosity < 0
+    handover.hand_over(command, words, output)
+    check(command)
     try:
         return _dispatch(command, output)
     except UsageError:
