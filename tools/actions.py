@@ -7,12 +7,14 @@ Source of the messages: mdadm 4.2, Create.c, Assemble.c, Manage.c.
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 from typing import Final
 
 from mdcluster.control.arrays import ArrayBrief, ArrayDetail, ArrayList, Started
 from mdcluster.control.client import Client, RefusedError
 from mdcluster.control.protocol import Reply
 from mdcluster.control.shape import build
+from mdcluster.control.status import ClusterStatus
 from mdcluster.control.verbs import (
     ActionArgs,
     ActionWord,
@@ -33,7 +35,7 @@ from mdcluster.control.verbs import (
     Verb,
 )
 
-from . import values
+from . import mdadmconf, values
 from .command import Command, Step
 from .options import Mode
 from .output import Output, device_of
@@ -42,6 +44,7 @@ _MEMBER_VERBS: Final = {
     "fail": (Verb.FAIL, "set {device} faulty in {array}"),
     "remove": (Verb.REMOVE, "hot removed {device} from {array}"),
     "add": (Verb.ADD, "added {device}"),
+    "add-spare": (Verb.ADD, "added {device}"),
     "re-add": (Verb.READD, "re-added {device}"),
 }
 _STILL: Final = {
@@ -82,12 +85,14 @@ class Changer:
     # --- modes -----------------------------------------------------------------------
 
     def create(self) -> int:
+        self._check_home_cluster()
         args = create_args(self._command)
         device = device_of(args.name)
         self._change(Verb.CREATE, args, f"array {device} started.", array=args.name)
         return 0
 
     def assemble(self) -> int:
+        self._check_home_cluster()
         command = self._command
         if not command.has("scan"):
             self._start(command.array, command.devices)
@@ -266,6 +271,13 @@ class Changer:
             self._said = reply.text
             self._output.say(f"waiting: {reply.text}")
 
+    def _check_home_cluster(self) -> None:
+        wanted = self._command.given.get("home-cluster")
+        if wanted is not None:
+            name = self._client.ask(Verb.STATUS, NoArgs(), ClusterStatus).name
+            if name != wanted:
+                raise values.UsageError(f"this node is of cluster {name}, not of {wanted}", 1)
+
     # --- which arrays ----------------------------------------------------------------
 
     def _arrays(self) -> tuple[ArrayBrief, ...]:
@@ -282,11 +294,21 @@ class Changer:
         if "uuid" in given:
             return [values.uuid(given["uuid"])]
         if "name" in given:
-            return [given["name"]]
+            return [values.without_host(given["name"])]
+        if "config" in given and given["config"] not in mdadmconf.NO_FILES:
+            return self._configured(given["config"])
         arrays = self._arrays()
         if not arrays:
             raise values.UsageError("No arrays found in the cluster", 1)
         return [array.name for array in arrays if not array.active]
+
+    def _configured(self, path: str) -> list[str]:
+        """The arrays of the cluster that are not meant to run yet and have an ARRAY line."""
+        lines = mdadmconf.read_arrays(path)
+        found = [array for array in self._arrays() if any(_names(one, array) for one in lines)]
+        if not found:
+            raise values.UsageError(f"No arrays of the cluster found in config file {path}", 1)
+        return [array.name for array in found if not array.active]
 
 
 _MODES: Final = {
@@ -296,6 +318,20 @@ _MODES: Final = {
     Mode.GROW: Changer.grow,
     Mode.MISC: Changer.misc,
 }
+
+
+def _names(line: mdadmconf.ArrayLine, array: ArrayBrief) -> bool:
+    """Whether an ARRAY line is about an array: all that it says must match."""
+    said = []
+    with suppress(values.UsageError):
+        if line.uuid:
+            said.append(values.uuid(line.uuid) == array.uuid)
+        if line.name:
+            said.append(values.without_host(line.name) == array.name)
+        if not said and line.device:
+            said.append(values.array_name(line.device) == array.name)
+        return bool(said) and all(said)
+    return False
 
 
 def proposal() -> str:
@@ -325,6 +361,9 @@ def create_args(command: Command) -> CreateArgs:
         assume_clean=command.has("assume-clean"),
         force=command.has("force"),
         run=command.has("run"),
+        data_offset_sectors=(
+            values.data_offset(given["data-offset"]) if "data-offset" in given else None
+        ),
     )
 
 

@@ -141,12 +141,17 @@ def _check_create(command: Command) -> None:
         raise UsageError("at least 2 raid-devices needed for level 10", 1)
     _check_create_values(given)
     _check_create_devices(command, disks, spares)
-    if "name" in given and values.new_name(given["name"]) != command.array:
+    _check_name(command)
+    values.new_name(command.array)
+
+
+def _check_name(command: Command) -> None:
+    name = command.given.get("name")
+    if name is not None and values.new_name(values.without_host(name)) != command.array:
         raise UsageError(
-            f"--name={given['name']} and the array {command.array} contradict each other: "
+            f"--name={name} and the array {command.array} contradict each other: "
             "an array's device is /dev/md/ and its name"
         )
-    values.new_name(command.array)
 
 
 def _check_create_values(given: dict[str, str]) -> None:
@@ -158,9 +163,17 @@ def _check_create_values(given: dict[str, str]) -> None:
         ("bitmap-chunk", values.bitmap_chunk_sectors),
         ("metadata", values.metadata),
         ("uuid", values.uuid),
+        ("data-offset", values.data_offset),
+        ("consistency-policy", values.consistency_policy),
+        ("nodes", values.nodes),
+        ("homehost", values.homehost),
     ):
         if name in given:
             check(given[name])
+    if "nodes" in given and given.get("bitmap") != "clustered":
+        raise UsageError("--nodes argument only compatible with --bitmap=clustered", 1)
+    if "name" in given and ":" in given["name"]:
+        values.homehost(given["name"].partition(":")[0])
     if given.get("bitmap") == "none" and "bitmap-chunk" in given:
         raise UsageError("--bitmap=none and --bitmap-chunk contradict each other: give one of them")
 
@@ -195,6 +208,10 @@ def _check_assemble(command: Command) -> None:
     for name, check in (("uuid", values.uuid), ("metadata", values.metadata)):
         if name in given:
             check(given[name])
+    if command.has("no-degraded") and not command.has("scan"):
+        raise UsageError("--no-degraded not meaningful without a --scan assembly.", 1)
+    if command.has("no-degraded") and command.has("run"):
+        raise UsageError("--no-degraded and --run contradict each other: give one of them")
     if command.has("scan"):
         command.steps = tuple(
             Step("array", values.array_name(step.device)) for step in command.steps
@@ -205,11 +222,7 @@ def _check_assemble(command: Command) -> None:
     if "missing" in command.devices:
         raise UsageError("'missing' only meaningful with --create and --re-add")
     _no_doubles(command.devices)
-    if "name" in given and values.new_name(given["name"]) != command.array:
-        raise UsageError(
-            f"--name={given['name']} and the array {command.array} contradict each other: "
-            "an array's device is /dev/md/ and its name"
-        )
+    _check_name(command)
 
 
 def _check_manage(command: Command) -> None:

@@ -264,7 +264,7 @@ def quoted(text: str) -> str:
     return f"{quote}{text}{quote}"
 
 
-def brief_text(array: ArrayDetail, verbose: bool = False) -> str:
+def brief_text(array: ArrayDetail, verbose: bool = False, no_devices: bool = False) -> str:
     """The ARRAY line of --brief and --scan."""
     inactive = array.state is ArrayWord.INACTIVE
     words = ["INACTIVE-ARRAY" if inactive else "ARRAY", device_of(printable(array.name))]
@@ -279,7 +279,7 @@ def brief_text(array: ArrayDetail, verbose: bool = False) -> str:
     words += [f"name={name}", f"UUID={md_uuid(array.uuid)}"]
     line = " ".join(words)
     paths = sorted(printable(member.path) for member in array.members if member.path)
-    if verbose and paths:
+    if verbose and paths and not no_devices:
         line += f"\n   devices={','.join(paths)}"
     return line + "\n"
 

@@ -37,7 +37,9 @@ def detail(command: Command, client: Client, output: Output) -> int:
         if command.has("export"):
             output.print(printer.export_text(array))
         elif command.brief:
-            output.print(printer.brief_text(array, command.verbosity > 0))
+            output.print(
+                printer.brief_text(array, command.verbosity > 0, command.has("no-devices"))
+            )
         else:
             output.print(printer.detail_text(array))
     if command.has("json"):

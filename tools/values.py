@@ -140,6 +140,52 @@ def bitmap(text: str) -> str:
     raise UsageError(f"bitmap must be 'internal' or 'none', not '{text}'")
 
 
+NO_HOST: Final = ("any", "<none>", "<ignore>", "")
+NODES_MAX: Final = 32
+"""As many nodes have a bitmap of their own on each member (metadata.layout.PROFILES)."""
+
+
+def homehost(text: str) -> None:
+    """An array of the cluster is at home on no single host."""
+    if text not in NO_HOST:
+        raise UsageError(
+            f"homehost {text}: an array of the cluster is at home on all its nodes: "
+            "leave it out, or say any"
+        )
+
+
+def without_host(text: str) -> str:
+    """The name in mdadm's HOST:NAME."""
+    return text.rpartition(":")[2]
+
+
+def nodes(text: str) -> int:
+    """How many nodes have a bitmap at least; 2 to 32."""
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 2:
+        raise UsageError(f"clustered array needs two nodes at least: {text}")
+    if int(text) > NODES_MAX:
+        raise UsageError(f"{text} nodes: there is room for the bitmaps of {NODES_MAX}")
+    return int(text)
+
+
+def data_offset(text: str) -> int:
+    """Sectors; whole blocks of 4 KiB."""
+    if text == "variable":
+        raise UsageError("data-offset variable: data begins at one offset on all members")
+    sectors = parse_size(text)
+    if sectors is None or sectors % 8:
+        raise UsageError(f"invalid data-offset: {text}; expected a multiple of 4K, as 128M")
+    return sectors
+
+
+def consistency_policy(text: str) -> None:
+    """``bitmap``: what every array of the cluster has."""
+    if text in ("resync", "journal", "ppl"):
+        raise UsageError(f"consistency policy {text} cannot be shared by nodes: use bitmap")
+    if text != "bitmap":
+        raise UsageError(f"Invalid consistency policy: {text}; expected bitmap")
+
+
 def array_name(text: str) -> str:
     """What names the array: ``NAME`` of ``/dev/md/NAME``, ``N`` of ``/dev/mdN``, or a UUID.
 

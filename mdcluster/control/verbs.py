@@ -93,6 +93,7 @@ class CreateArgs(NamedTuple):
     assume_clean: bool = False
     force: bool = False
     run: bool = False
+    data_offset_sectors: int | None = None
 
 
 class AdoptArgs(NamedTuple):

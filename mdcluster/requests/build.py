@@ -257,9 +257,21 @@ def _plan(args: CreateArgs, devices: Sequence[Look]) -> _Plan:
     area = AreaLayout(AREA_OFFSET_BYTES, *PROFILES[0], bitmap.slot_bytes(upper, bits))
     area_end = -(-area.end_bytes // (MIB_SECTORS * SECTOR)) * MIB_SECTORS
     offset = max(plan.data_offset_sectors, area_end)
+    if args.data_offset_sectors is not None:
+        offset = _data_offset(args.data_offset_sectors, area_end)
     rounding = chunk or RAID1_ROUND_SECTORS
     room = max(least.size_bytes // SECTOR - offset, 0) // rounding * rounding
     return _Plan(chunk, layout, offset, _component(args, room, chunk, least), bits)
+
+
+def _data_offset(wanted: int, least: int) -> int:
+    """As wanted, if the cluster's area ends before it."""
+    if wanted % 8 or not least <= wanted <= SECTORS_MAX:
+        raise RequestError(
+            f"a data offset of {wanted // 2}K: commits and bitmaps need at least {least // 2}K, "
+            "and it is a multiple of 4K"
+        )
+    return wanted
 
 
 def _huge(args: CreateArgs, chunk: int) -> str:

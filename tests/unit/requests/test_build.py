@@ -370,3 +370,13 @@ def test_nonsense_about_members_is_refused(array: str, device: str, verb: Any) -
         assert "\n" not in str(error)
     else:
         assert all(isinstance(wish, Wish) for wish in wishes)
+
+
+def test_data_begins_where_it_is_said_if_the_area_ends_before() -> None:
+    least = {member.data_offset_sectors for member in create(args()).members}
+    wanted = least.pop() + 2048
+    assert not least
+    made = create(args(data_offset_sectors=wanted))
+    assert {member.data_offset_sectors for member in made.members} == {wanted}
+    for bad in (8, wanted + 1, 1 << 62):
+        assert "data offset" in refused(args(data_offset_sectors=bad))

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mdcluster.tools import grammar, values
 from mdcluster.tools.actions import create_args, grow_args
+from mdcluster.tools.checks import check
 from mdcluster.tools.command import Command, Plea, Step
 from mdcluster.tools.options import Kind, Mode, Standing
 from mdcluster.tools.table import OPTIONS, SYNONYMS, by_letter
@@ -62,6 +63,12 @@ def test_create_with_all_its_options() -> None:
     assert (args.uuid, args.assume_clean, args.force, args.run) == (CANONICAL, True, True, False)
     assert args.devices == ("a", "missing", "b", "missing")
     assert create_args(parse("-C x -l1 -n2 a b -z max")).size_sectors is None
+
+
+def test_what_mdadm_says_of_clusters_is_taken() -> None:
+    line = "-C x -l1 -n2 a b -b clustered --nodes=4 --homehost=any -N any:x -k bitmap -a yes"
+    args = create_args(parse(line + " --data-offset=128M"))
+    assert (args.name, args.bitmap, args.data_offset_sectors) == ("x", "internal", 128 << 11)
 
 
 def test_two_proposals_are_never_the_same() -> None:
@@ -328,6 +335,19 @@ FORBIDDEN = [
     ("-C x -l1 -n2 --name=y a b", 2, "--name=y and the array x contradict each other"),
     ("-C 'a b' -l1 -n2 a b", 2, "cannot name a device"),
     (f"-C {'x' * 33} -l1 -n2 a b", 2, "is too long, 32 chars max."),
+    ("-C x -l1 -n2 a b --homehost=alpha", 2, "at home on all its nodes"),
+    ("-C x -l1 -n2 a b -N alpha:x", 2, "at home on all its nodes"),
+    ("-C x -l1 -n2 a b --nodes=3", 1, "only compatible with --bitmap=clustered"),
+    ("-C x -l1 -n2 a b -b clustered --nodes=1", 2, "needs two nodes at least"),
+    ("-C x -l1 -n2 a b -b clustered --nodes=33", 2, "for the bitmaps of 32"),
+    ("-C x -l1 -n2 a b --data-offset=variable", 2, "at one offset on all members"),
+    ("-C x -l1 -n2 a b --data-offset=3", 2, "invalid data-offset: 3"),
+    ("-C x -l1 -n2 a b -k ppl", 2, "cannot be shared by nodes: use bitmap"),
+    ("-C x -l1 -n2 a b -k x", 2, "Invalid consistency policy: x"),
+    ("-C x -l1 -n2 a b -o", 1, "--readonly is refused"),
+    ("-A x --no-degraded", 1, "not meaningful without a --scan assembly"),
+    ("-As --no-degraded -R", 2, "contradict each other"),
+    ("-A x --nodes=3", 1, "there is room for 32 nodes already"),
     ("-A", 2, "an md device must be given in this mode"),
     ("-A x -b internal", 2, "no need to specify --bitmap when assembling"),
     ("-A x missing", 2, "'missing' only meaningful with"),
@@ -355,6 +375,51 @@ def test_what_is_forbidden_is_explained(line: str, code: int, said: str) -> None
     assert said in str(caught.value)
     assert caught.value.exit_code == code
     assert "\n" not in str(caught.value)
+
+
+WHERE = {
+    Mode.CREATE: "-C x -l1 -n2 a b",
+    Mode.BUILD: "-B x -l1 -n2 a b",
+    Mode.ASSEMBLE: "-A x",
+    Mode.MANAGE: "x -a a",
+    Mode.MISC: "-D x",
+    Mode.MONITOR: "-Fs",
+    Mode.GROW: "-G x -n3",
+    Mode.INCREMENTAL: "-I a",
+    Mode.AUTODETECT: "--auto-detect",
+}
+REFUSED = [
+    (option.name, mode)
+    for option in OPTIONS.values()
+    for mode in option.modes
+    if option.refusal(mode) and option.kind is not Kind.ACTION and option.forces in (None, mode)
+]
+LINES = [
+    WHERE[mode]
+    + ("" if name == mode else f" --{name}" + ("=1" if OPTIONS[name].value else ""))
+    + (" c" if OPTIONS[name].kind is Kind.MEMBER else "")
+    for name, mode in REFUSED
+]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_what_is_refused_is_refused_with_its_reason(line: str) -> None:
+    command = grammar.read(shlex.split(line))
+    assert isinstance(command, Command)
+    with pytest.raises(UsageError) as caught:
+        check(command)
+    assert caught.value.exit_code in (1, 2)
+    assert " is refused for arrays of the cluster: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "action",
+    [o.name for o in OPTIONS.values() if o.kind is Kind.ACTION and o.standing is Standing.REFUSED],
+)
+def test_actions_that_are_refused_say_why(action: str) -> None:
+    value = "=1" if OPTIONS[action].needs_value else ""
+    with pytest.raises(UsageError, match=f"--{action} is refused for arrays of the cluster: "):
+        parse(f"--{action}{value} x")
 
 
 def test_the_table_holds_together() -> None:

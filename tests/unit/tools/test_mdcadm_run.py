@@ -149,6 +149,14 @@ def test_usage_errors_exit_2(run: Run) -> None:
             "",
             "mdcadm: component size of /dev/md/data has been set to 1046528K\n",
         ),
+        ("data --add-spare a", 0, "", "mdcadm: added a\n"),
+        (
+            "-A old --home-cluster=blue",
+            0,
+            "",
+            "mdcadm: /dev/md/old has been started with 1 drive (out of 2) and 1 spare.\n",
+        ),
+        ("-A old --home-cluster=red", 1, "", "mdcadm: this node is of cluster blue, not of red\n"),
         ("--action=repair data", 0, "", "mdcadm: repair of /dev/md/data\n"),
         ("--transfer b", 0, "", "mdcadm: b is the writer now.\n"),
         ("--fence-ack b", 0, "", "mdcadm: b counts as fenced.\n"),
@@ -172,6 +180,26 @@ def test_stop_scan_stops_what_is_active_with_a_proposal_each(run: Run, path: Pat
     stops = [request.args for request in daemon.requests if request.verb == "stop"]
     assert [args["array"] for args in stops] == ["data", "data"]
     assert stops[0]["proposal"] != stops[1]["proposal"]
+
+
+def test_assemble_scan_with_a_configuration_file(run: Run, path: Path, tmp_path: Path) -> None:
+    old = ARRAYS.arrays[1]
+    conf = tmp_path / "mdadm.conf"
+    for text, found in (
+        (f"ARRAY /dev/md/any UUID={old.uuid}\nARRAY /dev/md0 UUID=1", ["old"]),
+        ("ARRAY <ignore> name=old", None),
+        ("ARRAY /dev/md7 name=host:old", ["old"]),
+        ("ARRAY /dev/md/old", ["old"]),
+        ("ARRAY /dev/md/old name=other", None),
+        ("ARRAY /dev/md/data", []),
+    ):
+        conf.write_text(f"{text}\n")
+        with FakeDaemon(path, answers(GOOD)) as daemon:
+            code, _, err = run(f"-As -c {conf}")
+        started = [one.args["array"] for one in daemon.requests if one.verb == "assemble"]
+        assert (code, started) == (1 if found is None else 0, found or []), (text, err)
+    with FakeDaemon(path, answers(GOOD)):
+        assert run("-As -c /none")[0] == 1
 
 
 def test_adopt_is_one_request_for_all_its_devices(run: Run, path: Path) -> None:
@@ -218,6 +246,8 @@ def test_detail_and_its_exit_codes(run: Run, path: Path) -> None:
         assert run("-D data")[1].startswith("/dev/md/data:\n")
         assert run("-Dt data")[0] == 1
         assert run("-Ds")[1].count("ARRAY /dev/md/data") == len(ARRAYS.arrays)
+        assert "   devices=" in run("-Db -v data")[1]
+        assert "   devices=" not in run("-Db -v data --no-devices")[1]
         assert run("-DY data")[1].startswith("MD_LEVEL=raid1\n")
     whole = tuple(one._replace(state=MemberWord.IN_SYNC) for one in DETAIL.members[:2])
     fine = {"detail": DETAIL._replace(members=whole, state=ArrayWord.CLEAN)}
