@@ -7,7 +7,7 @@ SEEDS  ?= 1000
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint unit scenarios planted cluster sim bench tools clean
-.PHONY: vm vm-smoke vm-soak vm-tools lab install-host
+.PHONY: generated vm vm-smoke vm-soak vm-tools lab install-host
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -54,7 +54,7 @@ bench: $(READY) ## the figures of docs/PERFORMANCE.md
 	$(BIN)/python -m tests.bench
 
 tools: ## the tools that tests compare with: installed if root, named if not
-	@tests/need-tools.sh mdadm:mdadm qemu-io:qemu-utils nbdinfo:libnbd-bin strace:strace
+	@tests/need-tools.sh mdadm:mdadm qemu-io:qemu-utils nbdinfo:libnbd-bin strace:strace man:man-db
 
 vm-tools: ## the tools of the vm tier, likewise
 	@tests/need-tools.sh qemu-system-x86_64:qemu-system-x86 busybox:busybox-static depmod:kmod \
@@ -67,9 +67,16 @@ $(READY): setup.cfg pyproject.toml
 		|| { cat $(VENV)/install.log; exit 1; }
 	@touch $@
 
+generated: $(READY) ## docs/MDADM.md, the page mdcadm(8) and completions, from the table of options
+	$(BIN)/python -m mdcluster.tools.pages
+
 install-host: ## the unit and the udev rules of this host, as root (see docs/INSTALL.md)
 	install -D -m 644 daemon/mdclusterd.service $(DESTDIR)/etc/systemd/system/mdclusterd.service
 	install -D -m 644 daemon/udev/63-mdcluster.rules $(DESTDIR)/etc/udev/rules.d/63-mdcluster.rules
+	install -D -m 644 docs/man/mdcadm.8 $(DESTDIR)/usr/local/share/man/man8/mdcadm.8
+	install -D -m 644 tools/completion/mdcadm.bash $(DESTDIR)/usr/share/bash-completion/completions/mdcadm
+	install -D -m 644 tools/completion/_mdcadm $(DESTDIR)/usr/share/zsh/vendor-completions/_mdcadm
+	install -D -m 644 tools/completion/mdcadm.fish $(DESTDIR)/usr/share/fish/vendor_completions.d/mdcadm.fish
 
 clean: ## remove what was built here
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
