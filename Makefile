@@ -74,6 +74,10 @@ install-host: ## the unit and the udev rules of this host, as root (see docs/INS
 	install -D -m 644 daemon/mdclusterd.service $(DESTDIR)/etc/systemd/system/mdclusterd.service
 	install -D -m 644 daemon/udev/63-mdcluster.rules $(DESTDIR)/etc/udev/rules.d/63-mdcluster.rules
 	install -D -m 644 docs/man/mdcadm.8 $(DESTDIR)/usr/local/share/man/man8/mdcadm.8
+	install -D -m 644 docs/man/mdclusterd.8 $(DESTDIR)/usr/local/share/man/man8/mdclusterd.8
+	install -D -m 644 docs/man/mdcinspect.8 $(DESTDIR)/usr/local/share/man/man8/mdcinspect.8
+	install -D -m 644 docs/man/clusterips.5 $(DESTDIR)/usr/local/share/man/man5/clusterips.5
+	install -D -m 644 docs/man/mdcluster.toml.5 $(DESTDIR)/usr/local/share/man/man5/mdcluster.toml.5
 	install -D -m 644 tools/completion/mdcadm.bash $(DESTDIR)/usr/share/bash-completion/completions/mdcadm
 	install -D -m 644 tools/completion/_mdcadm $(DESTDIR)/usr/share/zsh/vendor-completions/_mdcadm
 	install -D -m 644 tools/completion/mdcadm.fish $(DESTDIR)/usr/share/fish/vendor_completions.d/mdcadm.fish

@@ -1,13 +1,18 @@
 """What is made of the table of options is committed as it is made, and works."""
 
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
+from mdcluster.config import settings
+from mdcluster.config.clusterips import parse_cluster_file
 from mdcluster.tools import grammar, pages
 from mdcluster.tools.command import Command
 from mdcluster.tools.options import Kind
@@ -46,17 +51,72 @@ def test_the_examples_of_the_manual_page_are_commands() -> None:
             assert isinstance(grammar.parse(words), Command)
 
 
-def test_the_manual_page_is_clean() -> None:
-    page = ROOT / "docs/man/mdcadm.8"
+PAGES = sorted((ROOT / "docs/man").iterdir())
+
+
+def shown(page: Path) -> str:
+    """The page as a reader sees it, in lines that are not broken."""
     done = subprocess.run(
         ["man", "--warnings", "-l", str(page)],
+        env={**os.environ, "MANWIDTH": "300", "LC_ALL": "C"},
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
     assert done.stderr == ""
-    assert "--data-offset=OFFSET" in done.stdout
+    return done.stdout
+
+
+def example(page: Path) -> str:
+    return textwrap.dedent(shown(page).partition("EXAMPLES\n")[2].partition("SEE ALSO")[0])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_manual_pages_are_clean_and_installed(page: Path) -> None:
+    text = shown(page)
+    assert all(f"\n{title}" in text for title in ("NAME", "DESCRIPTION", "EXAMPLES", "SEE ALSO"))
+    folder = f"man{page.suffix[1:]}"
+    assert f"{folder}/{page.name}" in (ROOT / "Makefile").read_text()
+
+
+@pytest.mark.parametrize("program", ["mdclusterd", "mdcinspect"])
+def test_manual_pages_have_every_option(program: str) -> None:
+    module = {"mdclusterd": "daemon.main", "mdcinspect": "tools.mdcinspect"}[program]
+    done = subprocess.run(
+        [sys.executable, "-m", f"mdcluster.{module}", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    text = shown(ROOT / f"docs/man/{program}.8")
+    options = set(re.findall(r"--[a-z-]+", done.stdout))
+    assert len(options) > 1
+    assert not [option for option in options if option not in text]
+    if program == "mdcinspect":
+        views = re.findall(r"^  ([a-z-]+)  ", done.stdout.partition("\nviews:")[2], re.MULTILINE)
+        assert len(views) > 4
+        assert not [view for view in views if not re.search(rf"\n {{7}}{view}\s", text)]
+
+
+def test_the_page_of_the_settings_has_every_key_with_its_default() -> None:
+    page = ROOT / "docs/man/mdcluster.toml.5"
+    text = shown(page)
+    for section, keys in settings._SECTIONS.items():
+        part = text.partition(f"\n[{section}]\n")[2].partition("\n[")[0]
+        found = dict(re.findall(r"^       (\w+) = (.*)$", part, re.MULTILINE))
+        assert set(found) == set(keys), section
+        document = "".join(
+            f"{key} = {value}\n" for key, value in found.items() if not section.startswith("fence")
+        )
+        assert settings.parse_settings(f"[{section}]\n{document}") == settings.Settings()
+    assert settings.parse_settings(example(page)).cluster_name == "lab"
+
+
+def test_the_example_of_clusterips_is_one() -> None:
+    nodes = parse_cluster_file(example(ROOT / "docs/man/clusterips.5")).nodes
+    assert [node.name for node in nodes] == ["alpha", "beta", "gamma", "delta"]
 
 
 def complete(line: str) -> list[str]:
