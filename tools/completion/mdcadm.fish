@@ -18,10 +18,14 @@ complete -c mdcadm -l kinds -d 'only these kinds of events' -r
 complete -c mdcadm -l check-timing -d 'print the proof that the timings are safe'
 complete -c mdcadm -l stop -d 'stop an array on all nodes'
 complete -c mdcadm -l run -d 'start it even if degraded; create it despite oddities'
+complete -c mdcadm -l readonly -d 'make an array read-only'
+complete -c mdcadm -l readwrite -d 'make an array writable'
 complete -c mdcadm -l action -d 'check, repair, or idle to end that' -x -a 'check repair idle'
 complete -c mdcadm -l reload -d 'read clusterips again'
 complete -c mdcadm -l adopt -d 'take a plain md array in - all its active members'
 complete -c mdcadm -l release -d 'give an array back - a plain md array again'
+complete -c mdcadm -l pause -d 'copy nothing in an array (or in all), let no spare take over'
+complete -c mdcadm -l resume -d 'end that - what is due begins'
 complete -c mdcadm -l transfer -d 'make NODE the writer' -r
 complete -c mdcadm -l fence-ack -d 'vouch that NODE is stopped for certain' -r
 complete -c mdcadm -l admit -d 'let NODE vote again after it lost its state' -r
@@ -72,6 +76,7 @@ complete -c mdcadm -l prefer -d 'kind of device names to print, as by-id' -x -a 
 complete -c mdcadm -l homehost -d 'host that a new arrays name begins with' -r
 complete -c mdcadm -l offroot -d 'nothing'
 complete -c mdcadm -l json -d 'one JSON document'
+complete -c mdcadm -l dry-run -d 'say what a change would do on which node, and change nothing'
 complete -c mdcadm -l verbose -d 'say more'
 complete -c mdcadm -l quiet -d 'say less'
 complete -c mdcadm -l socket -d 'control socket of the daemon' -r
