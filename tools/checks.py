@@ -291,6 +291,10 @@ def _check_monitor(command: Command) -> None:
         raise UsageError("Cannot write a pid file when not in daemon mode", 1)
     if "delay" in given:
         values.count(given["delay"], "seconds", 1)
+    for name in ("mail", "program"):
+        if not given.get(name, "x").strip() or not given.get(name, "x").isprintable():
+            raise UsageError(f"--{name} needs a value that can be printed")
+    command.steps = tuple(Step("array", values.array_name(step.device)) for step in command.steps)
     if "increment" in given and values.count(given["increment"], "percents", 1) > 99:
         raise UsageError("please specify positive integer between 1 and 99 as rebuild increments.")
 

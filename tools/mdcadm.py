@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from mdcluster.errors import MdclusterError
 
@@ -20,6 +21,8 @@ from .values import UsageError
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
+_STREAMS = {"events": "events", "monitor": "monitor"}
+"""Actions that go on until they are ended, and their modules."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,10 +98,9 @@ def _one(command: Command, output: Output) -> int:
     from mdcluster.control.client import Client, socket_path  # noqa: PLC0415
 
     path = socket_path(command.given.get("socket"))
-    if action == "events":
-        from . import events  # noqa: PLC0415
-
-        return events.run(command, path, output)
+    if action in _STREAMS:
+        code: int = import_module(f".{_STREAMS[action]}", __package__).run(command, path, output)
+        return code
     with Client(path) as client:
         if action in reports.REPORTS:
             return reports.REPORTS[action](command, client, output)

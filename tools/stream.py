@@ -6,6 +6,7 @@ in between is not told: the stream says that there was a gap.
 
 from __future__ import annotations
 
+import math
 import select
 import time
 from collections.abc import Callable, Sequence
@@ -33,8 +34,8 @@ class HasFileno(Protocol):
 class Stream:
     """One subscription. kinds: only these; none for all.
 
-    ControlError if the daemon cannot be reached at the beginning, refuses, or cannot be reached
-    again within GIVE_UP_S.
+    ControlError if the daemon cannot be reached at the beginning, or not again within GIVE_UP_S;
+    never if it is patient: who tells others that there is no daemon cannot give up himself.
     """
 
     def __init__(
@@ -42,12 +43,16 @@ class Stream:
         path: str,
         kinds: tuple[str, ...] = (),
         now_s: Callable[[], float] = time.monotonic,
+        *,
+        patient: bool = False,
     ) -> None:
         self._kinds = kinds
         self._now_s = now_s
         self._client = Client(path)
-        self._client.subscribe(kinds)
-        self._connected = True
+        self._connected = not patient
+        self._give_up_s = math.inf if patient else GIVE_UP_S
+        if not patient:
+            self._client.subscribe(kinds)
         self._subscribed = False
         self._heard_s = now_s()
         self._gap_s: float | None = None  # since when there is no stream
@@ -122,7 +127,7 @@ class Stream:
         return [EventLine(LOST, {"time": utc(time.time()), "why": why})]
 
     def _reconnect(self) -> None:
-        if self._gap_s is not None and self._now_s() - self._gap_s >= GIVE_UP_S:
+        if self._gap_s is not None and self._now_s() - self._gap_s >= self._give_up_s:
             raise NoDaemonError(f"no daemon for {GIVE_UP_S:g} s: {self._why}")
         try:
             self._client.subscribe(self._kinds)

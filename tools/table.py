@@ -43,8 +43,8 @@ _MODES: Final = (
            forces=Mode.GROW, letter="G", standing=_CLUSTER),
     Option("misc", "report on arrays and devices (implied)", kind=Kind.MODE, forces=Mode.MISC),
     Option("monitor", "report what happens to arrays", kind=Kind.MODE, forces=Mode.MONITOR,
-           letter="F", also=("follow",), standing=_REFUSED,
-           why="mdadm's events are not reported; the daemon logs what happens to its arrays"),
+           letter="F", also=("follow",), standing=_CLUSTER,
+           why="run it on every node: the one beside the writer sends the alerts"),
     Option("incremental", "take a device that has appeared to where it belongs", kind=Kind.MODE,
            forces=Mode.INCREMENTAL, letter="I", standing=_REFUSED,
            why="the daemon finds the members of its arrays by itself"),
@@ -277,6 +277,8 @@ _MONITORING: Final = (
     Option("oneshot", "look once, then end", modes=_MONITOR, letter="1"),
     Option("pid-file", "where to write the process id", "FILE", modes=_MONITOR, letter="i"),
     Option("syslog", "tell syslog", modes=_MONITOR, letter="y"),
+    Option("everywhere", "each node's monitor sends its alerts, not only the writer's",
+           modes=_MONITOR, standing=_OWN),
     Option("no-sharing", "do not move spares between arrays", forces=Mode.MONITOR),
 )
 

@@ -21,6 +21,7 @@ Usage: mdcadm --create /dev/md/NAME options... devices...
        mdcadm --examine devices...
        mdcadm --cluster|--mdstat|--check-timing|--reload
        mdcadm --why|--events [/dev/md/NAME...]
+       mdcadm --monitor [--scan] [--mail=ADDRESS] [--program=PROGRAM] [/dev/md/NAME...]
        mdcadm --transfer|--fence-ack|--admit NODE
 
 """

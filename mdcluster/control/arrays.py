@@ -141,7 +141,10 @@ class ArrayDetail(NamedTuple):
 
 
 class MdstatArray(NamedTuple):
-    """One array of ``--mdstat``; ``device`` as in /proc/mdstat (``md_NAME``)."""
+    """One array of ``--mdstat``; ``device`` as in /proc/mdstat (``md_NAME``).
+
+    mismatched: as in :class:`ArrayDetail`.
+    """
 
     device: str
     state: ArrayWord
@@ -154,6 +157,9 @@ class MdstatArray(NamedTuple):
     sync: SyncInfo | None = None
     bitmap: BitmapInfo | None = None
     readonly: bool = False
+    name: str = ""
+    uuid: str = ""
+    mismatched_sectors: int = 0
 
 
 class MdstatData(NamedTuple):

@@ -259,6 +259,9 @@ def mdstat(view: NodeView, here: Here, speeds: Speeds) -> MdstatData:
                 sync=sync_info(view, state, speeds),
                 bitmap=_bitmap(state, here),
                 readonly=state.readonly,
+                name=state.name,
+                uuid=state.uuid,
+                mismatched_sectors=state.mismatched_sectors,
             )
             for state in states_of(view)
         )

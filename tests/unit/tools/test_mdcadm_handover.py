@@ -181,9 +181,9 @@ ARRAY <ignore> UUID=1
 array UUID=2 metadata=1.2
 """
     assert mdadmconf.parse_arrays(text) == [
-        ("/dev/md0", "3aaa0122:29827cfa:5331ad66:ca767371", ""),
-        ("/dev/md/x", "", "host:a b"),
-        ("", "2", ""),
+        ("/dev/md0", "3aaa0122:29827cfa:5331ad66:ca767371", "", None),
+        ("/dev/md/x", "", "host:a b", None),
+        ("", "2", "", None),
     ]
     assert mdadmconf.read_arrays("partitions") == []
     big = tmp_path / "big"
