@@ -7,7 +7,7 @@ SEEDS  ?= 1000
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint unit scenarios planted cluster sim bench tools clean
-.PHONY: generated vm vm-smoke vm-soak vm-tools lab install-host
+.PHONY: generated vm vm-smoke vm-soak vm-tools lab install-host vm-bench
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ vm: vm-tools $(READY) ## stock kernels in virtual machines (KERNEL=6.12: all tes
 vm-soak: vm-tools $(READY) ## ROUNDS=10 of every proof at random moments, both kernels (VM_SEED=n: again)
 	MDCLUSTER_VM_KERNEL=$(KERNEL) MDCLUSTER_VM_ROUNDS=$(or $(ROUNDS),10) MDCLUSTER_VM_SEED=$(VM_SEED) \
 		$(BIN)/pytest -v tests/vm/test_proofs.py tests/vm/test_other_eyes.py
+
+vm-bench: vm-tools $(READY) ## the figures of real kernels (KERNEL=6.1, ROUNDS=5)
+	$(BIN)/python -m tests.vm.bench $(if $(KERNEL),--kernel $(KERNEL)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 vm-smoke: vm-tools $(READY) ## the few of them that show that the tier works
 	MDCLUSTER_VM_KERNEL=$(KERNEL) $(BIN)/pytest -q -m smoke tests/vm

@@ -13,7 +13,7 @@ import re
 import signal
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,6 @@ LIMIT_S = 150.0
 """Longest wait for anything; a quiet machine needs a tenth of it."""
 POLL_S = 0.2
 FENCE_AGENT = Path(__file__).parents[1] / "fence_lab"
-DAEMON = ["python", "-m", "tests.vm.cluster.daemon"]
 ANSWER_S = 30.0
 TIMING = {
     "heartbeat_ms": 700,
@@ -63,6 +62,8 @@ def timing(**changes: int) -> Timing:
 
 class VmCluster:
     """The daemons of a lab's guests; a guest that was booted again gets a new one by `start`."""
+
+    command: Sequence[str] = ("python", "-m", "tests.vm.cluster.daemon")
 
     def __init__(
         self,
@@ -114,7 +115,7 @@ class VmCluster:
         for guest in self._guests(names):
             if self._watchdog_ms:
                 guest.run(f"modprobe softdog soft_margin={self._watchdog_ms // 1000}")
-            self.daemons[guest.name] = guest.spawn("mdclusterd", DAEMON)
+            self.daemons[guest.name] = guest.spawn("mdclusterd", list(self.command))
 
     def start_all(self) -> str:
         """Configured, started, and led by a writer whose name is returned."""
