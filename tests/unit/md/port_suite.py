@@ -666,6 +666,23 @@ class PortSuite:
         await lab.driver.set_size(ARRAY, SIZE_SECTORS, visible=True)
         await lab.write(half * SECTOR, b"x" * BLOCK)
 
+    async def test_read_only_for_a_while(self, lab: Lab) -> None:
+        await lab.start(array())
+        await lab.write(0, b"a" * BLOCK)
+        for _ in range(2):  # the same again does nothing
+            await lab.driver.set_read_only(ARRAY, True)
+        assert lab.driver.status(ARRAY).shut
+        with pytest.raises(OSError):
+            await lab.write(0, b"b" * BLOCK)
+        with pytest.raises(DriverError):
+            await lab.driver.start_sync(ARRAY, SyncKind.REPAIR, 0)
+        assert await lab.read(0, BLOCK) == b"a" * BLOCK
+        await lab.driver.set_read_only(ARRAY, False)
+        assert not lab.driver.status(ARRAY).shut
+        await lab.write(0, b"c" * BLOCK)
+        assert [lab.data_of(device(n))[:BLOCK] for n in (0, 1)] == [b"c" * BLOCK] * 2
+        assert lab.failures() == []
+
     async def test_refusals_change_nothing(self, lab: Lab) -> None:
         await lab.start(array())
         before = lab.driver.status(ARRAY)
