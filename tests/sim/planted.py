@@ -411,7 +411,7 @@ PLANTED: dict[str, Planted] = {
     "size_shown_at_once": Planted(
         (
             (Keeper, "_tend_array", _shows_at_once),
-            (Commits, "_too_early", staticmethod(lambda track, ask: "")),
+            (Commits, "too_early", staticmethod(lambda track, ask: "")),
         ),
         scenes.mix_of(scenes.grows, size_blocks=7),
         "(6)",

@@ -69,6 +69,7 @@ class Mix:
     late_voter: bool = False
     timing: Timing = SIM_TIMING
     quirks: Quirks = field(default_factory=Quirks)
+    dry_runs: bool = False
     script: Callable[[Run], None] | None = None
 
 
@@ -122,6 +123,7 @@ def random_mix(seed: int) -> Mix:
         mix.quiet_us += (WATCHDOG_TIMING.watchdog_fence_ms or 0) * 1000
     if late_rng.random() < STILL:
         mix.admin = (*mix.admin, "be_still")
+    mix.dry_runs = late_rng.random() < 0.5
     return mix
 
 
@@ -146,6 +148,7 @@ class Run:
             quirks=replace(self.mix.quirks),
         )
         self.world.workload.size_blocks = self.mix.size_blocks
+        self.world.workload.dry_runs = self.mix.dry_runs
         self.world.fence_by_hand = self.mix.fence_by_hand
         self.rng = self.world.rng
         self.faults = Faults(self.world, self.boot)

@@ -51,8 +51,8 @@ DATA_OFFSET_SECTORS = 8192
 INSIST_US = 1_500_000
 ARRAYS = 3
 DRY_RUN = "dry-"
-DRY_RUNS = 0.3
-"""How many administrators ask first what a change would do."""
+DRY_RUNS = 0.5
+"""How many administrators ask first what a change would do, where they do that."""
 
 
 @dataclass(slots=True)
@@ -83,6 +83,7 @@ class Workload:
         self.devices = 0
         self.size_blocks = BLOCKS  # of new arrays; their members have room for BLOCKS
         self.paths: dict[DeviceId, str] = {}
+        self.dry_runs = False
         self.shut: set[ArrayId] = set()  # no write of an application reaches them
 
     # --- applications --------------------------------------------------------------------
@@ -157,7 +158,7 @@ class Workload:
             return
         host = at if at in able else world.rng.choice(able)
         wish.asked += 1
-        if wish.asked % 3 == 1 and world.rng.random() < DRY_RUNS:
+        if self.dry_runs and wish.asked % 3 == 1 and world.rng.random() < DRY_RUNS:
             host.deliver(Wondered(f"{DRY_RUN}{proposal}", (wish.change,), wish.force))
         world.say(host, "is asked:", proposal, wish.change)
         host.deliver(Asked(proposal, wish.change, wish.force))
