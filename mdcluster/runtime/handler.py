@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import uuid4
 
-from mdcluster.control.arrays import Waited
+from mdcluster.control.arrays import Waited, Waiting
 from mdcluster.control.protocol import Request
 from mdcluster.control.server import ReplySink
-from mdcluster.control.status import LinkInfo
+from mdcluster.control.status import LinkInfo, WhyData
 from mdcluster.control.verbs import (
     Args,
     ArrayArgs,
@@ -39,6 +39,7 @@ from mdcluster.mesh.roster import LinkState, LinkStatus
 from mdcluster.requests import RequestError, Requests, Wish, plan, views
 from mdcluster.requests.names import find_array, find_node
 from mdcluster.requests.speed import Speeds
+from mdcluster.requests.waits import Waits
 from mdcluster.runtime import observe
 from mdcluster.runtime.loop import Runtime
 
@@ -75,6 +76,7 @@ class Handler:
         self._requests = requests
         self._around = around
         self._speeds = Speeds()
+        self._waits = Waits()
         self._kept: OrderedDict[str, tuple[Wish, ...]] = OrderedDict()
         self._changed = asyncio.Event()
         observe.observed.connect(self._observe)
@@ -106,15 +108,21 @@ class Handler:
         views.note_progress(view, self._speeds, here.now_ms)
         match verb:
             case Verb.STATUS:
-                return views.status(view, here, self._around.version)
+                status = views.status(view, here, self._around.version)
+                return status._replace(waiting=self._waiting(view))
             case Verb.ARRAYS:
                 return views.arrays(view)
             case Verb.MDSTAT:
                 return views.mdstat(view, here, self._speeds)
             case Verb.WHY:
-                return views.why(view, self._runtime.persist_problem)
+                return WhyData(self._waiting(view))
             case _:
                 raise RequestError(f"{verb} cannot be asked of this daemon")
+
+    def _waiting(self, view: NodeView) -> tuple[Waiting, ...]:
+        """All that waits, and since when."""
+        found = views.why(view, self._runtime.persist_problem).waiting
+        return self._waits.dated(found, boottime_ms())
 
     async def _about_array(self, verb: Verb, args: ArrayArgs, sink: ReplySink) -> None:
         state = self._array(args.array)
@@ -150,6 +158,7 @@ class Handler:
 
     def _observe(self, kind: str, facts: observe.Facts) -> None:
         """Something happened: who waits looks again; speeds are of what was seen."""
+        self._waiting(self._view())
         if kind != "sync_moved":
             self._changed.set()
         else:
