@@ -387,7 +387,9 @@ class Commits:
             self._settle(track, "refused", result.why)
             return False
         before = self._state(track)
-        if result is before:
+        # What may be undone and done again is put on record even if it changes nothing: or a late
+        # retry of it would be another one.
+        if result is before and not isinstance(ask.change, SetPaused | SetReadonly):
             if isinstance(before, ArrayState) and before.released:
                 track.ask, track.leaving = None, [*track.leaving, ask][-QUEUE_MAX:]
             else:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from mdcluster.core.departures import SHUTDOWN_MS
 from mdcluster.core.effects import Effect, PersistEntry, PersistPromise, Send
-from mdcluster.core.messages import ApplyEntry, ReplicateAck, Report, Vote
+from mdcluster.core.messages import ApplyEntry, ProposeReply, ReplicateAck, Report, Vote
 from mdcluster.core.model import (
     CLUSTER_KEY,
     RECENT_MAX,
@@ -62,6 +62,7 @@ class Checkers:
         self.applied_by_life: dict[tuple[Life, str], Stamp] = {}
         self.gate_terms: dict[int, Life] = {}
         self.settled: dict[str, tuple[str, Stamp]] = {}
+        self.refused_once: set[str] = set()  # proposals refused before they were done
         self.acked: dict[tuple[str, int], int] = {}
         self.pinned_seen: dict[tuple[str, int], tuple[int, tuple[DeviceId, ...]]] = {}
         self.stable_seen: dict[tuple[str, int], int] = {}
@@ -210,6 +211,11 @@ class Checkers:
     def sending(self, host: Host, effect: Send) -> None:
         """What leaves the host must be durable if it says so."""
         message = effect.message
+        if isinstance(message, ProposeReply) and message.state == "refused":
+            key = self.settled.get(message.proposal, ("",))[0]
+            if key and not self.is_released(ArrayId(key)):
+                self.fail(f"(3) {message.proposal} was done, now it is refused: {message.text}")
+            self.refused_once.add(message.proposal)
         kind = type(message)
         if kind is ReplicateAck:
             ack: ReplicateAck = message  # type: ignore[assignment]

@@ -171,7 +171,8 @@ class Workload:
             return
         refused = effect.state == "refused" and not effect.text.startswith("no writer")
         refused = refused and not self.world.check.is_released(getattr(wish.change, "array", ""))
-        if effect.proposal in self.world.check.settled and refused:
+        late = effect.proposal in self.world.check.refused_once  # to another who asked, on its way
+        if effect.proposal in self.world.check.settled and refused and not late:
             self.world.check.fail(f"(3) {effect.proposal} was done, now it is refused")
         if isinstance(wish.change, ReleaseArray) and effect.state == "done" and not wish.settled:
             self._given_back(wish.change.array)
