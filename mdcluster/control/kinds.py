@@ -1,6 +1,6 @@
 """The kinds of events that the daemon tells (`events`), each with what it means.
 
-docs/CONTROL.md shows them; docs/json/events.json has their fields.
+docs/CONTROL.md shows how they are told.
 """
 
 from typing import Final
