@@ -120,16 +120,20 @@ class KernelLab:
     def __init__(self, disks: Disks) -> None:
         self.disks = disks
         self.gate_open = True
-        self.driver = KernelDriver(
-            self._check_gate,
-            write_deadline_ms=60_000,
-            hold_deadline_ms=60_000,
-            notes_dir=disks.notes,
-        )
+        self.driver = self.new_driver()
         self.driver.listen(self)
         self._failures: list[tuple[DeviceId, str]] = []
         self._changed = asyncio.Event()
         self._users = ThreadPoolExecutor(64)  # writes that are held take a thread each
+
+    def new_driver(self) -> KernelDriver:
+        """Of another daemon, perhaps: nothing is inherited yet."""
+        return KernelDriver(
+            self._check_gate,
+            write_deadline_ms=60_000,
+            hold_deadline_ms=60_000,
+            notes_dir=self.disks.notes,
+        )
 
     def _check_gate(self) -> None:
         if not self.gate_open:
