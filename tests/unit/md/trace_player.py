@@ -1,8 +1,8 @@
 """Plays a script of `trace_script` on a bench and writes down what is seen of it: the trace.
 
-A trace has a line for each step: what was done, what it gave, what came of itself until all was
-quiet, and how things stand then, as far as that has changed. Nothing in it depends on a path, a
-time or a kernel's numbers.
+A trace has a line for each step: what was done, what it gave, what came of itself until the step
+was settled, and how things stand then. Nothing in it depends on a path, a time or a kernel's
+numbers.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ Now = dict[str, Any]
 
 
 class Bench(Lab, Protocol):
-    """What a script is played on: a lab, with members of `BLOCKS` blocks and a quiet moment."""
+    """What a script is played on: a lab, with members of `BLOCKS` blocks."""
 
     async def assemble(
         self, state: ArrayState, slot: int = 0, *, read_only: bool = False
@@ -44,80 +44,66 @@ class Bench(Lab, Protocol):
     async def restart(self, state: ArrayState) -> None:
         """Another driver inherits the arrays of this one."""
 
-    async def finished(self, call: "asyncio.Task[Any]") -> None:
-        """Wait until it is done, as long as it takes."""
-
-    async def quiet(self, look: Callable[[], object]) -> None:
-        """Wait until nothing moves any more, nor what `look` gives."""
-
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One step: now has what changed, whole traces are compared by `unfolded`."""
+    """One step. now: how all stands; in a file only what has changed."""
 
     do: str
     gives: str
     events: tuple[str, ...]
     now: Mapping[str, Any]
 
-    def json(self) -> str:
-        return json.dumps(
-            {"do": self.do, "gives": self.gives, "events": list(self.events), "now": self.now}
-        )
+
+Settle = Callable[[Callable[[], Line]], Awaitable[None]]
+"""Waits until a step is settled: what it is given gives the line of the step as it would be now."""
 
 
-def line_of(text: str) -> Line:
-    """Of a file of traces."""
-    found = json.loads(text)
-    return Line(found["do"], found["gives"], tuple(found["events"]), found["now"])
+def text_of(line: Line, before: Line | None) -> str:
+    """For a file of traces; before: the line of the step before it."""
+    old = before.now if before else {}
+    now = {key: value for key, value in line.now.items() if old.get(key) != value}
+    return json.dumps({"do": line.do, "gives": line.gives, "events": list(line.events), "now": now})
 
 
-def unfolded(lines: Iterable[Line]) -> Iterator[Line]:
-    """The same lines, each with all of how things stand."""
+def lines_of(texts: Iterable[str]) -> Iterator[Line]:
+    """A trace of a file."""
     now: Now = {}
-    for line in lines:
-        now = {**now, **line.now}
-        yield replace(line, now=now)
+    for text in texts:
+        found = json.loads(text)
+        now = {**now, **found["now"]}
+        if not now["runs"]:
+            now = {key: now[key] for key in ("waiting", "told", "runs", "data")}
+        yield Line(found["do"], found["gives"], tuple(found["events"]), now)
 
 
 @dataclass(eq=False)
 class Player:
-    """One script on a fresh bench."""
+    """One script on a fresh bench; what still waits at its end is left to the bench's end."""
 
     bench: Bench
-    lines: list[Line] = field(default_factory=list)
     _waiting: dict[str, "asyncio.Task[str]"] = field(default_factory=dict)
     _told: int = 0
-    _now: Now = field(default_factory=dict)
     _state: ArrayState = field(default_factory=array)  # as it is committed
 
-    async def play(self, steps: Iterable[str]) -> list[Line]:
-        """All of them; what still waits then is left to the bench's end."""
-        for step in steps:
-            await self.step(step)
-        return self.lines
-
-    async def step(self, step: str) -> Line:
-        """One step; it is also the last of `lines`."""
+    async def step(self, step: str, settle: Settle) -> Line:
+        """Play one step. TimeoutError if it does not end."""
         name, *words = step.removeprefix("& ").split()
         call = getattr(self, f"_do_{name}")(*words)
+        gives = ""
         if step.startswith("& "):
             self._begin(step.removeprefix("& "), call)
-            gives = ""
         else:
-            gives = await self._outcome(call)
-        await self.bench.quiet(self._look)
-        events = self._events()
-        before, self._now = self._now, self._look()
-        changed = {key: value for key, value in self._now.items() if before.get(key) != value}
-        line = Line(step, gives, tuple(events), changed)
-        self.lines.append(line)
-        return line
+            gives = await asyncio.wait_for(_in_words(call), PATIENCE_S)
 
-    async def _outcome(self, call: Coroutine[Any, Any, Any]) -> str:
-        task = asyncio.create_task(_in_words(call))
-        await self.bench.finished(task)
-        return task.result()
+        def look() -> Line:
+            return Line(step, gives, tuple(self._events()), self._look())
+
+        await settle(look)
+        line = look()
+        self._told = line.now["told"]
+        self._waiting = {n: task for n, task in self._waiting.items() if not task.done()}
+        return line
 
     def _begin(self, name: str, call: Coroutine[Any, Any, Any]) -> None:
         assert name not in self._waiting, f"{name} is waiting already"
@@ -126,15 +112,10 @@ class Player:
     # --- what is seen --------------------------------------------------------------------------
 
     def _events(self) -> list[str]:
-        """Those of members in their order, then what has ended, by name."""
-        failures = self.bench.failures()
-        events = [f"failed {_number(one)}" for one in failures[self._told :]]
-        self._told = len(failures)
-        for name, task in sorted(self._waiting.items()):
-            if task.done():
-                del self._waiting[name]
-                events.append(f"{name}: {task.result()}")
-        return events
+        """Since the step before: members that were told of, then what has ended, by name."""
+        events = [f"failed {_number(one)}" for one in self.bench.failures()[self._told :]]
+        ended = sorted(name for name, task in self._waiting.items() if task.done())
+        return events + [f"{name}: {self._waiting[name].result()}" for name in ended]
 
     def _look(self) -> Now:
         driver = self.bench.driver
@@ -294,18 +275,6 @@ def letters(data: bytes) -> str:
         same = data[at : at + BLOCK_BYTES] == first * BLOCK_BYTES
         found += ("." if first == b"\0" else first.decode("ascii", "replace")) if same else "?"
     return found
-
-
-async def quiet_for(look: Callable[[], object], quiet_s: float, gap_s: float) -> None:
-    """Until what it gives has not changed for so long."""
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(PATIENCE_S):
-        before, since_s = look(), loop.time()
-        while loop.time() < since_s + quiet_s:
-            await asyncio.sleep(gap_s)
-            now = look()
-            if now != before:
-                before, since_s = now, loop.time()
 
 
 async def _in_words(call: Awaitable[Any]) -> str:

@@ -33,7 +33,6 @@ SCRIPTS: Final = {
     "start": """
 assemble 1 2
 pin on
-write a 0
 run
 activate
 read 0

@@ -1,6 +1,8 @@
-"""Plays the scripts of `trace_script` on the kernel that this runs on: `... FILE [WORD]`.
+"""Plays the scripts of `trace_script` on the kernel that this runs on: `... FILE [AFTER]`.
 
-Each trace is written to the file behind a line with its name. In a guest, nowhere else.
+Each trace is appended to the file behind a line with its name. One that hangs is noted in a line
+`#! ... hangs` and ends the recording, for nothing gets such an array out of a kernel: boot it
+again and go on with those after it. In a guest, nowhere else.
 """
 
 import asyncio
@@ -9,17 +11,18 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Final, TextIO
 
 from mdcluster.core.model import ArrayState
-from tests.unit.md.port_suite import PATIENCE_S
-from tests.unit.md.trace_player import Player, quiet_for
+from tests.unit.md.trace_player import Line, Player, text_of
 from tests.unit.md.trace_script import SCRIPTS, steps
 from tests.vm.guest.kernel_lab import Disks, KernelLab
 
 QUIET_S: Final = 0.25
 """The driver looks every 200 ms for what md does not tell."""
 LOOK_S: Final = 0.02
+LIMIT_S: Final = 30.0
+"""For a whole script."""
 
 
 class KernelBench(KernelLab):
@@ -31,33 +34,44 @@ class KernelBench(KernelLab):
         assert await self.driver.inherit([state]) == (state.uuid,)
         self.driver.listen(self)
 
-    async def finished(self, call: "asyncio.Task[Any]") -> None:
-        await asyncio.wait_for(asyncio.shield(call), PATIENCE_S)
 
-    async def quiet(self, look: Callable[[], object]) -> None:
-        await quiet_for(look, QUIET_S, LOOK_S)
+async def _quiet(look: Callable[[], Line]) -> None:
+    """Until nothing has changed for so long."""
+    loop = asyncio.get_running_loop()
+    before, since_s = look(), loop.time()
+    while loop.time() < since_s + QUIET_S:
+        await asyncio.sleep(LOOK_S)
+        now = look()
+        if now != before:
+            before, since_s = now, loop.time()
 
 
 async def _record(disks: Disks, script: str, out: TextIO) -> None:
+    """TimeoutError if it hangs."""
     bench = KernelBench(disks)
     player = Player(bench)
-    try:
-        await player.play(steps(script))
-    finally:
-        for line in player.lines:
-            print(line.json(), file=out)
+    before: Line | None = None
+    async with asyncio.timeout(LIMIT_S):
+        for step in steps(script):
+            line = await player.step(step, _quiet)
+            print(text_of(line, before), file=out, flush=True)
+            before = line
         await bench.close()
 
 
-def main(target: str, word: str = "") -> None:
-    """All scripts, or those with the word in their names."""
-    with tempfile.TemporaryDirectory() as folder, open(target, "w") as out:
+def main(target: str, after: str = "") -> None:
+    """All scripts, or those after the one with this name."""
+    names = list(SCRIPTS)
+    with tempfile.TemporaryDirectory() as folder, open(target, "a") as out:
         disks = Disks(Path(folder))
-        for name, script in SCRIPTS.items():
-            if word in name:
-                print(f"# {name}", file=out)
-                print(name, flush=True)
-                asyncio.run(_record(disks, script, out))
+        for name in names[names.index(after) + 1 if after else 0 :]:
+            print(f"# {name}", file=out, flush=True)
+            print(name, flush=True)
+            try:
+                asyncio.run(_record(disks, SCRIPTS[name], out))
+            except TimeoutError:
+                print(f"#! {name} hangs", file=out, flush=True)
+                os._exit(1)
         disks.close()
 
 
