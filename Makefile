@@ -15,7 +15,7 @@ help: ## this list
 demo: $(READY) ## three daemons, a RAID1, a resync taken over: watch it (under 40 s)
 	@$(BIN)/python -m tests.demo
 
-test: tools $(READY) lint unit scenarios planted sim cluster $(or $(VM),vm-smoke) ## all tests (VM=vm: all of the vm tier, as CI)
+test: tools $(READY) lint unit scenarios planted sim cluster $(or $(VM),vm-smoke) ## everything that CI runs (VM=vm: all of the vm tier, too)
 
 lint: $(READY) ## formatting, linter, strict types
 	$(BIN)/ruff format --check .

@@ -38,9 +38,10 @@ def test_without_dmsetup_it_says_what_was_not_tried(lab: Lab) -> None:
 
     assert done.rc == 0, done.out
     assert "skipped failed writes wait: dmsetup is not installed" in done.out
-    assert done.out.count("ok ") == 4
+    assert [line.split()[0] for line in done.out.splitlines()].count("ok") == 4
 
 
+@pytest.mark.kernel("6.12")  # 6.1 held them all the same where it was tried
 def test_a_kernel_that_lets_failing_writes_through_does_not_pass(lab: Lab) -> None:
     """The check can fail: without external_bbl only the first failing write is held."""
     script = (
