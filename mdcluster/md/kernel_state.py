@@ -297,7 +297,7 @@ class KernelState:
         Linux waits for all writes in flight where write-mostly changes (since 6.7: md.c,
         rdev_attr_store): while a failure holds any, it is put off until `activate`.
         """
-        self._pin_due = bool(self.held_by_failure())
+        self._pin_due = not self.read_only and bool(self.held_by_failure())
         if not self._pin_due:
             self._avoid_others()
         self.guard_reads()
