@@ -10,7 +10,7 @@ array one after the other, but for `suspend`. The recipes were tried on Linux 6.
   a sync that was asked for runs (:mod:`mdcluster.md.kernel_sync`).
 """
 
-import contextlib
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,11 +18,14 @@ from typing import Final
 
 from mdcluster.core.model import DeviceId, Member, MemberState
 from mdcluster.md.driver import ArrayBusyError, DriverError
+from mdcluster.md.ioctl import MdDevice
 from mdcluster.md.kernel_bits import OwnSlot
 from mdcluster.md.kernel_members import KernelMembers
 from mdcluster.md.kernel_notes import Notes
 from mdcluster.md.kernel_state import Attached, md_name
 from mdcluster.md.sysfs import AttributeFault, MemberDir, write_attribute
+
+log = logging.getLogger(__name__)
 
 KIND: Final = "mdcluster"
 NAME_MAX: Final = 31
@@ -36,7 +39,7 @@ BITMAP_AGE_S: Final = 5
 class KernelArray(KernelMembers):
     """An array from `assemble` or `inherit` to `stop`."""
 
-    _opened: int | None = None
+    _opened: MdDevice | None = None
 
     # --- set up --------------------------------------------------------------------------------
 
@@ -130,13 +133,15 @@ class KernelArray(KernelMembers):
     def _keep_open(self) -> None:
         """So nobody stops it or makes it read-only behind the daemon: md refuses both for what is
         open (drivers/md/md.c, do_md_stop and md_set_readonly)."""
-        with contextlib.suppress(OSError):
-            self._opened = os.open(self.device_path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._opened = MdDevice(self.device_path)
+        except DriverError as error:
+            log.warning("array %s: it is not kept from being stopped: %s", self.name, error)
 
     def let_go(self) -> None:
         """Of the array, which runs on."""
         if self._opened is not None:
-            os.close(self._opened)
+            self._opened.close()
         self._opened = None
 
     def prepare_syncs(self) -> None:

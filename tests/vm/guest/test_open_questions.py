@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from mdcluster.md.ioctl import DISK_FAULTY, DISK_SYNC, MdDevice
 from mdcluster.md.kernel_array import KernelArray
 from mdcluster.md.kernel_state import READ_ERRORS_MAX, kernel_version
 from mdcluster.md.kernel_watch import Watch
@@ -456,6 +457,19 @@ def test_a_discard_that_fails_on_one_member_is_no_failure(make: Make, level: int
 
 
 # --- mdadm --------------------------------------------------------------------------------------
+
+
+def test_the_ioctls_tell_what_sysfs_tells(make: Make) -> None:
+    bench = make(10)
+    members = list(bench.array.members.values())
+    with MdDevice(bench.array.device_path) as opened:
+        info = opened.array_info()
+        disks = [opened.disk_info(number) for number in range(2)]
+    assert (info.level, info.raid_disks, info.active_disks, info.failed_disks) == (10, 2, 2, 0)
+    assert (info.layout, info.chunk_bytes) == (0x102, CHUNK)
+    assert info.size_kib == SIZE_SECTORS // 2
+    assert sorted(disk.device for disk in disks) == sorted(m.number for m in members)
+    assert all(disk.has(DISK_SYNC) and not disk.has(DISK_FAULTY) for disk in disks)
 
 
 def test_what_mdadm_does_to_a_running_array(make: Make) -> None:
