@@ -33,7 +33,6 @@ _OF_ARRAYS: Final = (
 )
 _OF_DEVICES: Final = ("zero-superblock", "restore")
 _WORDS: Final = {"missing", *(word for words in KEYWORDS.values() for word in words)}
-_CONF_FILES: Final = ("/etc/mdadm/mdadm.conf", "/etc/mdadm.conf")
 
 
 def hand_over(command: Command, words: list[str], output: Output) -> None:
@@ -132,9 +131,9 @@ def _starts(command: Command) -> bool:
 
 def _configured(command: Command) -> bool:
     """Whether mdadm's configuration file names the array."""
-    from .mdadmconf import ConfError, read_arrays  # noqa: PLC0415
+    from .mdadmconf import FILES, ConfError, read_arrays  # noqa: PLC0415
 
-    for path in (command.given.get("config"), *_CONF_FILES):
+    for path in (command.given.get("config"), *FILES):
         if path:
             try:
                 return any(line.device == command.array for line in read_arrays(path))

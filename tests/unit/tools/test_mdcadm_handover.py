@@ -16,10 +16,10 @@ from tests.unit.metadata import images
 
 RUN = """
 import os, sys
-from mdcluster.tools import handover, mdcadm
+from mdcluster.tools import handover, mdadmconf, mdcadm
 root = sys.argv[1]
 handover.SYS = root + "/sys"
-handover._CONF_FILES = (root + "/mdadm.conf",)
+mdadmconf.FILES = (root + "/mdadm.conf",)
 handover._kernel_name = lambda path: os.path.basename(os.path.realpath(root + path)) \\
     if os.path.exists(root + path) else ""
 handover._members = lambda kernel: [root + "/member"] if kernel == "md8" else []
