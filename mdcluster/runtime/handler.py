@@ -158,11 +158,12 @@ class Handler:
 
     def _observe(self, kind: str, facts: observe.Facts) -> None:
         """Something happened: who waits looks again; speeds are of what was seen."""
-        self._waiting(self._view())
+        view = self._view()
+        self._waiting(view)
         if kind != "sync_moved":
             self._changed.set()
         else:
-            views.note_progress(self._view(), self._speeds, boottime_ms())
+            views.note_progress(view, self._speeds, boottime_ms())
 
     def _here(self) -> views.Here:
         registry = self._around.registry
