@@ -6,7 +6,7 @@ this host knows: paths, dirty chunks, writes in flight. Nothing here waits for a
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from mdcluster.control.arrays import (
@@ -358,8 +358,3 @@ def note_progress(view: NodeView, speeds: Speeds, now_ms: int) -> None:
         if state.sync is not None:
             position = max(state.sync.position_sectors, complete.get(state.uuid, 0))
             speeds.note(state.uuid, state.sync.serial, position, now_ms)
-
-
-def missing_paths(states: Iterable[ArrayState], here: Here) -> tuple[DeviceId, ...]:
-    """Members whose place on this host is not known: worth a scan before an answer."""
-    return tuple(m.device for s in states for m in s.members if m.device not in here.paths)

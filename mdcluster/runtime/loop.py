@@ -164,10 +164,6 @@ class Runtime:
         """Persist what the core knows nothing of."""
         self._lane.remember(record)
 
-    @property
-    def waiting_in_lane(self) -> int:
-        return self._lane.depth
-
     def broken(self, error: BaseException) -> None:
         """Something that must work does not: shut the gate, end the node."""
         self.gate.shut()
