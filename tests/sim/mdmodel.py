@@ -21,6 +21,7 @@ from mdcluster.core.model import (
     ArrayId,
     ArrayState,
     DeviceId,
+    Doubt,
     Member,
     MemberState,
     SyncKind,
@@ -254,7 +255,10 @@ class MdArray:
         for leg in legs:
             if leg.disk.reads_for(self.host.index) and leg.disk.device == leg.device:
                 return leg.disk.data[block], leg
-            self.host.event(MemberFailed(self.uuid, leg.device, "read error"))
+            # a kernel sets it faulty by itself, but for the last one (docs/KERNEL.md, limit 5)
+            alone = len(legs) == 1 or not self.host.world.quirks.kernel_md
+            doubt = Doubt.NONE if alone else Doubt.MISSED
+            self.host.event(MemberFailed(self.uuid, leg.device, "read error", doubt))
         return None
 
     def readable(self) -> tuple[DeviceId, ...]:
