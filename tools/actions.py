@@ -130,6 +130,9 @@ class Changer:
 
     def grow(self) -> int:
         """mdadm's words (Grow.c); a size is told as the array has it in the end."""
+        if self._command.has("bitmap"):
+            name = self._client.ask(Verb.DETAIL, ArrayArgs(self._command.array), ArrayDetail).name
+            raise RefusedError(Verb.GROW, f"bitmap already present on {device_of(name)}")
         args = grow_args(self._command)
         reply = self._send(Verb.GROW, args)
         device = device_of(args.array)

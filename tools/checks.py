@@ -250,6 +250,9 @@ def _check_manage(command: Command) -> None:
 def _check_grow(command: Command) -> None:
     """Source: mdadm Grow.c (Grow_reshape)."""
     given = command.given
+    if "bitmap" in given:
+        _check_grow_bitmap(command)
+        return
     if "size" in given and "raid-devices" in given:
         raise UsageError(
             "cannot change component size at the same time as other changes. "
@@ -272,6 +275,20 @@ def _check_grow(command: Command) -> None:
     if "missing" in command.devices:
         raise UsageError("'missing' only meaningful with --create and --re-add")
     _no_doubles(command.devices)
+
+
+def _check_grow_bitmap(command: Command) -> None:
+    """Source: mdadm.c."""
+    if command.steps or {"size", "raid-devices"} & set(command.given):
+        raise UsageError(
+            "--bitmap changes cannot be used with other geometry changes in --grow mode", 1
+        )
+    if values.bitmap(command.given["bitmap"]) == "none":
+        raise UsageError(
+            "--bitmap=none is refused for arrays of the cluster: after a node's death only its "
+            "bitmap says what it may have been writing",
+            REFUSED_EXIT,
+        )
 
 
 def _no_doubles(devices: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ REFUSED_EXIT: Final = 1
 
 _ALWAYS: Final = ("auto-detect", "detail-platform", "udev-rules", "dump")
 """These write to no array, or to none of a kind that the cluster could have."""
-_LOOKING: Final = {"detail", "wait"}
+_LOOKING: Final = {"detail", "wait", "wait-clean"}
 _OF_ARRAYS: Final = (
     *("detail", "wait", "wait-clean", "stop", "run", "readonly", "readwrite", "action"),
     *("kill-subarray", "update-subarray"),

@@ -143,6 +143,22 @@ def _wait_one(name: str, client: Client, output: Output) -> bool:
             progress.close()
 
 
+def wait_clean(command: Command, client: Client, output: Output) -> int:
+    """--wait-clean: nothing to wait for, as with mdadm's native metadata; 2 for no such array.
+
+    No superblock of the cluster says that something is being written: bitmaps do.
+    """
+    arrays = client.ask(Verb.ARRAYS, NoArgs(), ArrayList).arrays
+    known = {word for array in arrays for word in (array.name, array.uuid)}
+    names = [step.device for step in command.steps if step.device] or [a.name for a in arrays]
+    for name in names:
+        if name not in known:
+            output.error(f"no array {name} in this cluster")
+    if command.has("json"):
+        output.print_json({"results": [{"array": n, "clean": True} for n in names if n in known]})
+    return 0 if known.issuperset(names) else WAIT_ERROR
+
+
 def check_timing(command: Command, output: Output) -> int:
     """--check-timing: the proof for this node's settings and how silent nodes are fenced; exit
     code 1 if it does not hold."""
@@ -165,7 +181,14 @@ def check_timing(command: Command, output: Output) -> int:
     return 1 if broken else 0
 
 
-REPORTS = {"detail": detail, "mdstat": mdstat, "cluster": cluster, "why": why, "wait": wait}
+REPORTS = {
+    "detail": detail,
+    "mdstat": mdstat,
+    "cluster": cluster,
+    "why": why,
+    "wait": wait,
+    "wait-clean": wait_clean,
+}
 
 
 def error_code(command: Command) -> int:
@@ -173,4 +196,4 @@ def error_code(command: Command) -> int:
     actions = {step.action for step in command.steps}
     if command.has("test") and "detail" in actions:
         return TEST_ERROR
-    return WAIT_ERROR if actions == {"wait"} else 1
+    return WAIT_ERROR if actions and actions <= {"wait", "wait-clean"} else 1

@@ -28,6 +28,7 @@ SCRIPT = f"""
 /dev/md/r --remove faulty
 -Ss
 -As --uuid={UUID} --no-degraded
+--wait-clean --scan
 -S /dev/md/r
 -A /dev/md/r A C --name=any:r --uuid={UUID}
 -S r

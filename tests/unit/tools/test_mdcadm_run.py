@@ -73,6 +73,7 @@ def test_no_daemon_is_one_clear_line(run: Run, path: Path) -> None:
         ("-D x", 1),
         ("-Dt x", 4),
         ("-W x", 2),
+        ("--wait-clean x", 2),
         ("-C x -l1 -n2 a b", 1),
         ("--cluster", 1),
     ):
@@ -149,6 +150,10 @@ def test_usage_errors_exit_2(run: Run) -> None:
             "",
             "mdcadm: component size of /dev/md/data has been set to 1046528K\n",
         ),
+        ("-G data -b clustered", 1, "", "mdcadm: bitmap already present on /dev/md/data\n"),
+        ("--wait-clean data", 0, "", ""),
+        ("--wait-clean --scan", 0, "", ""),
+        ("--wait-clean data none old", 2, "", "mdcadm: no array none in this cluster\n"),
         ("data --add-spare a", 0, "", "mdcadm: added a\n"),
         (
             "-A old --home-cluster=blue",
@@ -236,6 +241,8 @@ def test_all_reports_are_json_too(run: Run, path: Path) -> None:
         assert json.loads(run("--why --json")[1]) == {"waiting": []}
         results = [{"array": "data", "waited": True}]
         assert json.loads(run("-W data --json")[1]) == {"results": results}
+        results = [{"array": name, "clean": True} for name in ("data", "old")]
+        assert json.loads(run("--wait-clean --scan --json")[1]) == {"results": results}
         created = json.loads(run("-C data -l1 -n2 a b --json")[1])
     assert created["results"][0]["array"] == "data"
 
