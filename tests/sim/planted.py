@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mdcluster.core import arrays, keeper, node, resync
+from mdcluster.core import arrays, keeper, resync, writer
 from mdcluster.core.announcer import Announcer
 from mdcluster.core.commits import Commits
 from mdcluster.core.departures import SHUTDOWN_TIMER, Departures
@@ -205,9 +205,9 @@ def _old_voters_decide(self: Election, newest: dict[str, Entry]) -> bool:
 
 
 def _report_at_once(self: Node) -> None:
-    gated, self._gated = self._gated, 0
+    gated, self.gated = self.gated, 0
     _try_report(self)
-    self._gated = gated
+    self.gated = gated
 
 
 def _goes_on(self: Keeper, array: ArrayId) -> bool:
@@ -501,7 +501,7 @@ PLANTED: dict[str, Planted] = {
         ((Membership, "vouch", _vouched_for_all),), scenes.mix_of(scenes.late_word, hosts=5), "(7)"
     ),
     "what_was_released_comes_back": Planted(
-        ((node, "without_gone", lambda entries, cluster: entries),),
+        ((writer, "without_gone", lambda entries, cluster: entries),),
         scenes.mix_of(scenes.released_while_away, assume_clean=True),
         "(3)",
     ),
