@@ -24,10 +24,13 @@ def cluster_text(status: ClusterStatus, output: Output) -> str:
 
 
 def why_lines(waiting: Sequence[Waiting]) -> Iterator[str]:
-    """One line for each thing that does not go on."""
+    """Two lines for each thing that does not go on: why; then since when, by whom, until when."""
     for wait in waiting:
-        since = f" (for {duration(wait.since_ms)})" if wait.since_ms else ""
-        yield one_line(f"{wait.subject}: {wait.reason}{since}")
+        yield one_line(f"{wait.subject}: {wait.reason}")
+        by = f"by {', '.join(wait.by)}" if wait.by else ""
+        ends = f"ends when {wait.ends}" if wait.ends else ""
+        facts = "; ".join(filter(None, [f"for {duration(wait.since_ms)}", by, ends]))
+        yield f"    {one_line(facts)}"
 
 
 def _head(status: ClusterStatus) -> Iterator[str]:

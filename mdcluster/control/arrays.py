@@ -10,11 +10,18 @@ from typing import NamedTuple
 
 
 class Waiting(NamedTuple):
-    """Something that does not go on: what it is, and what it waits for (node, term, ack ...)."""
+    """Something that does not go on: what it is (an array, a node, the cluster), and why.
+
+    cause: a value of :class:`mdcluster.core.waits.Cause`. by: who is waited for: names of nodes,
+    UUIDs of devices. ends: completes "this ends when ...".
+    """
 
     subject: str
     reason: str
     since_ms: int = 0
+    cause: str = ""
+    by: tuple[str, ...] = ()
+    ends: str = ""
 
 
 class ArrayBrief(NamedTuple):

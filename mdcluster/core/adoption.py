@@ -22,6 +22,7 @@ from mdcluster.core.model import (
     ReleaseArray,
 )
 from mdcluster.core.statecheck import validate
+from mdcluster.core.waits import Cause, Wait
 
 EVENTS_MAX = 1 << 63
 """An adopted array's events leave this cluster as many terms as it can ever use."""
@@ -92,10 +93,13 @@ def release_refusal(state: ArrayState, change: ArrayChange) -> str:
     return f"{state.name} is being released: mdcadm --why tells what that waits for"
 
 
-def waits_for_members(state: ArrayState) -> str:
+def waits_for_members(state: ArrayState) -> Wait:
     """What a release waits for while superblocks are not yet plain."""
-    names = ", ".join(m.device for m in state.members if m.state is not MemberState.FAULTY)
-    return (
-        f"is released once the superblocks of all its members are written ({names}); one that "
-        "is lost for good can be given up: mdcadm --fail"
+    devices = tuple(m.device for m in state.members if m.state is not MemberState.FAULTY)
+    return Wait(
+        state.uuid,
+        Cause.RELEASE,
+        "is being released: the superblocks of its members become plain",
+        devices,
+        "all of them are written; one that is lost for good can be given up: mdcadm --fail",
     )

@@ -207,6 +207,11 @@ class Announcer:
     def missing(self) -> str:
         """Who has not confirmed, and what it said: for people."""
         return ", ".join(
-            f"{life.node} ({self._problems.get(life, 'no answer')})"
+            f"{self._env.name_of(life.node)} ({self._problems.get(life, 'no answer')})"
             for life in sorted(self._unconfirmed)
         )
+
+    @property
+    def awaited(self) -> tuple[str, ...]:
+        """Names of the nodes that have not confirmed."""
+        return tuple(self._env.name_of(life.node) for life in sorted(self._unconfirmed))

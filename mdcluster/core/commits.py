@@ -75,6 +75,7 @@ from mdcluster.core.model import (
 from mdcluster.core.replica import digest
 from mdcluster.core.tracks import OPEN_MAX, QUEUE_MAX, Ask, Commit, Stage, Track
 from mdcluster.core.voters import change_voters, forget_array
+from mdcluster.core.waits import Cause, Wait
 
 HERITAGE_MAX = 8
 PROJECT_TIMER = "project"
@@ -98,6 +99,7 @@ class Commits:
         membership: Membership,
         *,
         start_round: StartRound,
+        awaited: Callable[[str], list[str]],
         failed_member: FailedMember,
         at_rest: Callable[[ArrayState], bool],
         progress: Callable[[ArrayId], Checkpoint | None],
@@ -110,6 +112,7 @@ class Commits:
         self._election = election
         self._membership = membership
         self._start_round = start_round
+        self._awaited = awaited
         self._failed_member = failed_member
         self._at_rest = at_rest
         self._progress = progress
@@ -748,22 +751,45 @@ class Commits:
             if track.released == track.committed.stamp:
                 self._send_release(track, node)
 
-    def waiting(self) -> list[tuple[str, str]]:
-        """(key, what it waits for), for people."""
+    # --- for people -----------------------------------------------------------------------
+
+    def waiting(self) -> list[Wait]:
+        """What the pipelines wait for."""
         out = []
         for track in self.tracks.values():
-            if track.stage is Stage.REPLICATING:
-                out.append((track.key, f"{track.stage}: {len(track.acks)} have"))
-            elif track.stage is not Stage.IDLE:
-                out.append((track.key, str(track.stage)))
+            if track.stage is not Stage.IDLE:
+                out.append(self._waits_in_stage(track))
             state = self._state(track)
             if isinstance(state, ArrayState) and state.released:
-                out.append((track.key, waits_for_members(state)))
+                out.append(waits_for_members(state))
             for commit in track.open[:1]:
-                for life in self.missing(track, commit):
-                    why = track.problems.get(life) or "has not applied the change"
-                    out.append((track.key, f"{self._env.name_of(life.node)} {why}"))
+                out.extend(self._waits_for(track, life) for life in self.missing(track, commit))
         return out
+
+    def _waits_in_stage(self, track: Track) -> Wait:
+        me = (self._env.name,)
+        if track.stage is Stage.REPLICATING:
+            without = self._have_not(track)
+            text = f"{track.stage}: {len(track.acks)} have"
+            return Wait(track.key, Cause.QUORUM, text, without, "a quorum has stored it")
+        if track.stage is Stage.PROJECTING:
+            ends = "they are written, or the members that cannot be written are failed"
+            return Wait(track.key, Cause.SUPERBLOCKS, str(track.stage), me, ends)
+        by = tuple(self._awaited(track.key)) or me
+        ends = "they answer; what is not answered in time is refused or tried again"
+        return Wait(track.key, Cause.PREPARE, str(track.stage), by, ends)
+
+    def _have_not(self, track: Track) -> tuple[str, ...]:
+        """The voters that have not stored the entry under way."""
+        have = {self._env.name_of(node) for node in track.acks}
+        voters = self._deciders(track).voters
+        return tuple(v.name for v in voters if v.name not in have and v.node not in track.acks)
+
+    def _waits_for(self, track: Track, life: Life) -> Wait:
+        name = self._env.name_of(life.node)
+        why = track.problems.get(life) or "has not applied the change"
+        ends = "it has applied it, or is fenced"
+        return Wait(track.key, Cause.APPLY, f"{name} {why}", (name,), ends)
 
 
 def _is_probed(change: Change) -> bool:

@@ -34,6 +34,7 @@ from mdcluster.core.model import (
     MemberState,
 )
 from mdcluster.core.replica import Replica
+from mdcluster.core.waits import Cause, Wait
 
 FAILED_TIMER = "failed"
 LEFT_TIMER = "left"
@@ -199,6 +200,21 @@ class Departures:
         """An administrator asks this very node to assemble what it left."""
         if array in self._unlisted:
             self.left.pop(array, None)
+
+    def waiting(self) -> list[Wait]:
+        """What this node leaves, or stays out of."""
+        return [self._left(array, why) for array, why in self.left.items()]
+
+    def _left(self, array: ArrayId, why: str) -> Wait:
+        me = (self._env.name,)
+        if array in self._leaving:
+            ends = "nothing sent to its members can still land, and nobody has it open here"
+            return Wait(array, Cause.LEAVING, f"is being stopped here: {why}", me, ends)
+        if array not in self._unlisted:
+            ends = "the commit that says so has been applied here"
+            return Wait(array, Cause.LEAVING, f"was stopped here: {why}", me, ends)
+        ends = f"it is assembled on {self._env.name} (mdcadm --assemble), or its daemon restarts"
+        return Wait(array, Cause.LEFT, f"left here: {why}", me, ends)
 
     # --- the orderly stop -------------------------------------------------------------------
 

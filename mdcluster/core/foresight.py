@@ -25,20 +25,21 @@ from mdcluster.core.model import (
 )
 from mdcluster.core.preparing import Opened, Preparing
 from mdcluster.core.tracks import Ask, Stage, Track
+from mdcluster.core.waits import Wait
 
 Advise = Callable[[Plan | str], None]
 """Takes the plan, or why the changes would be refused."""
 
 
 class Foresight:
-    """waiting: all that does not go on, by entry, in words."""
+    """waiting: all that does not go on."""
 
     def __init__(
         self,
         env: Env,
         commits: Commits,
         preparing: Preparing,
-        waiting: Callable[[], list[tuple[str, str]]],
+        waiting: Callable[[], list[Wait]],
     ) -> None:
         self._env = env
         self._commits = commits
@@ -126,7 +127,7 @@ class Foresight:
 
     def _waits(self, track: Track, asks: list[Ask]) -> list[str]:
         """What would have to be over before the first of them is begun."""
-        waits = [why for key, why in self._waiting() if key == track.key]
+        waits = [wait.text for wait in self._waiting() if wait.key == track.key]
         busy = len(track.queue) + (track.stage is not Stage.IDLE)
         if busy:
             waits.append(f"{busy} change(s) asked for before it")

@@ -33,7 +33,6 @@ from mdcluster.core.model import (
     BindVoter,
     Checkpoint,
     ClusterState,
-    DeviceId,
     EndLife,
     FailMember,
     ForgetArray,
@@ -47,6 +46,7 @@ from mdcluster.core.model import (
 from mdcluster.core.preparing import Missing
 from mdcluster.core.resync import Pass
 from mdcluster.core.tracks import Stage, Track
+from mdcluster.core.waits import Cause, Wait
 from mdcluster.core.windows import SyncLimits, resume_point
 
 DEGRADED_WAIT_MS = 3000
@@ -473,27 +473,37 @@ class Keeper:
 
     # --- for people -----------------------------------------------------------------------
 
-    def waiting(self) -> list[tuple[str, str]]:
-        """(key, what it waits for)."""
-        out: list[tuple[str, str]] = []
+    def waiting(self) -> list[Wait]:
+        """What the arrays wait for, and their passes."""
+        out: list[Wait] = []
         for track in self._commits.tracks.values():
             state = track.committed.state if track.committed else None
             if not isinstance(state, ArrayState):
                 continue
-            for life in state.running:
-                if not self._membership.answered(life):
-                    name = self._env.name_of(life.node)
-                    why = self._membership.fencing.get(life, "has not answered in this term")
-                    out.append((state.uuid, f"{name}: {why}"))
+            silent = [life for life in state.running if not self._membership.answered(life)]
+            out.extend(self._silent(state.uuid, life) for life in silent)
             absence = self._absent.get(state.uuid)
             for life, missing in sorted(absence.by_life.items()) if absence else ():
                 out.extend(self._misses(state.uuid, life, missing))
-        for array, pass_ in self.passes.items():
-            if pass_.waiting():
-                out.append((array, pass_.waiting()))
-        return out
+            if state.active and not state.running:
+                ends = "a node that can use enough of its members has joined it"
+                out.append(Wait(state.uuid, Cause.RUNNER, "no node runs it", (), ends))
+        waits = (pass_.waiting() for pass_ in self.passes.values())
+        return [*out, *(wait for wait in waits if wait is not None)]
 
-    def _misses(self, array: ArrayId, life: Life, missing: Missing) -> list[tuple[str, str]]:
+    def _silent(self, array: ArrayId, life: Life) -> Wait:
         name = self._env.name_of(life.node)
-        devices: list[tuple[DeviceId, str]] = sorted(missing.items())
-        return [(array, f"{name} misses {device}: {why}") for device, why in devices]
+        why = self._membership.fencing.get(life)
+        if why is None:
+            text, ends = f"{name}: has not answered in this term", "it answers, or is fenced"
+            return Wait(array, Cause.ANSWER, text, (name,), ends)
+        ends = f"it answers, or is fenced; if its host is surely dead: mdcadm --fence-ack {name}"
+        return Wait(array, Cause.FENCING, f"{name}: {why}", (name,), ends)
+
+    def _misses(self, array: ArrayId, life: Life, missing: Missing) -> list[Wait]:
+        name = self._env.name_of(life.node)
+        ends = "it can use it, or the array does without: mdcadm --fail"
+        return [
+            Wait(array, Cause.MEMBER, f"{name} misses {device}: {why}", (name, device), ends)
+            for device, why in sorted(missing.items())
+        ]

@@ -105,6 +105,7 @@ from mdcluster.core.responder import Responder
 from mdcluster.core.rounds import Rounds
 from mdcluster.core.timing import Timing
 from mdcluster.core.view import NodeView, view_of
+from mdcluster.core.waits import Cause, Wait
 from mdcluster.core.windows import SyncLimits
 from mdcluster.core.writer import Writer
 
@@ -226,6 +227,7 @@ class Node:
             self.election,
             self.membership,
             start_round=self.writer.start_round,
+            awaited=self.rounds.awaited,
             failed_member=self.writer.superblock_failed,
             at_rest=self.writer.at_rest,
             progress=self.writer.progress,
@@ -254,7 +256,11 @@ class Node:
             lambda: [*self.commits.waiting(), *self.keeper.waiting()],
         )
         self.asks = Asks(
-            env, self.known_writer, lambda: self.ledger.term, self.why_no_writer, self._start
+            env,
+            self.known_writer,
+            lambda: self.ledger.term,
+            lambda: self.no_writer().text,
+            self._start,
         )
         self.departures = Departures(
             env,
@@ -383,22 +389,30 @@ class Node:
             return self.me.node if self.election.ready else None
         return self.election.writer if self.election.sticky or self._hears_writer() else None
 
-    def why_no_writer(self) -> str:
-        """Why there is no writer, for people."""
+    def no_writer(self) -> Wait:
+        """Why there is no writer."""
         cluster = self.ledger.cluster
         if self.election.broken:
-            return self.election.broken
+            ends = "another node is elected, or this is over"
+            return self._no_writer(self.election.broken, (self.env.name,), ends)
         seen = {self.env.name_of(n) for n in (*self.membership.up, self.me.node)}
         there = [v.name for v in cluster.voters if v.name in seen]
-        gone = [v.name for v in cluster.voters if v.name not in seen]
+        gone = tuple(v.name for v in cluster.voters if v.name not in seen)
         if not cluster.uuid and gone:
-            return f"the first start needs every voter; not reached: {', '.join(gone)}"
+            text = f"the first start needs every voter; not reached: {', '.join(gone)}"
+            return self._no_writer(text, gone, "all of them are reached")
         if 2 * len(there) <= len(cluster.voters):
-            return (
+            text = (
                 f"no quorum: {len(there)} of {len(cluster.voters)} voters reachable, "
                 f"not reached: {', '.join(gone)}"
             )
-        return "an election is under way"
+            more = len(cluster.voters) // 2 + 1 - len(there)
+            return self._no_writer(text, gone, f"{more} more of them can be reached")
+        return self._no_writer("an election is under way", (), "a node has won it")
+
+    @staticmethod
+    def _no_writer(text: str, by: tuple[str, ...], ends: str) -> Wait:
+        return Wait(CLUSTER_KEY, Cause.WRITER, text, by, ends)
 
     # --- beats and reports --------------------------------------------------------------
 

@@ -52,6 +52,7 @@ from mdcluster.core.model import (
     MemberState,
     SyncKind,
 )
+from mdcluster.core.waits import Cause, Wait
 from mdcluster.core.windows import Pace, SyncLimits, resume_point
 
 __all__ = ["Holds", "Pass", "SyncLimits", "resume_point"]
@@ -176,22 +177,26 @@ class Pass:
         """What this node knows, for its own Report; hold it here after `stop` (Holds.note)."""
         return HoldReport(self.array, self.serial, 0, 0, self._complete)
 
-    def waiting(self) -> str:
-        """What the pass waits for, in words; '' while it simply copies."""
-        where = f"{self._state.name}: {self.kind} at {self._complete} of {self._end} sectors"
+    def waiting(self) -> Wait | None:
+        """What the pass waits for; None while it simply copies."""
         if self.done:
-            return ""
+            return None
         if self._tries >= TRIES_MAX:
-            return f"{where} failed {self._tries} times: {self._problem}; tried every minute"
+            text = f"failed {self._tries} times: {self._problem}; tried every minute"
+            return self._wait(Cause.RETRY, text, "it succeeds, or the member at fault is failed")
         if self._reasons:
-            return f"{where} waits: {'; '.join(sorted(self._reasons))}"
-        if self._phase is Phase.HALTED:
-            return f"{where} begins again soon" + (f": {self._problem}" if self._problem else "")
-        if not self._holds.confirmed and not self._copying:
-            return f"{where} waits for holds: {self._holds.missing()}"
-        if self._phase is Phase.RUNNING and self._env.now_ms < self._due_ms:
-            return f"{where} pauses {self._due_ms - self._env.now_ms} ms: {self._why_paused()}"
+            text = f"waits: {'; '.join(sorted(self._reasons))}"
+            return self._wait(Cause.CHANGE, text, "that is over", ())
         why = f": {self._problem}" * bool(self._problem)
+        if self._phase is Phase.HALTED:
+            return self._wait(Cause.RETRY, f"begins again soon{why}", "it has begun again")
+        if not self._holds.confirmed and not self._copying:
+            text = f"waits for holds: {self._holds.missing()}"
+            ends = "all of them confirm that they hold their writes, or are fenced"
+            return self._wait(Cause.HOLDS, text, ends, self._holds.awaited)
+        if self._phase is Phase.RUNNING and self._env.now_ms < self._due_ms:
+            text = f"pauses {self._due_ms - self._env.now_ms} ms: {self._why_paused()}"
+            return self._wait(Cause.PACE, text, "the pause is over")
         words = {
             Phase.NEW: "has not begun",
             Phase.BITS: f"sets bits in the own slot{why}",
@@ -200,7 +205,19 @@ class Pass:
             Phase.ENDING: "is complete; its end is being committed",
             Phase.RELEASING: "has ended; one node after the other lets go of its hold",
         }
-        return f"{where} {words[self._phase]}" if self._phase in words else ""
+        if self._phase not in words:
+            return None
+        return self._wait(Cause.PASS, words[self._phase], "that is done")
+
+    def _wait(self, cause: Cause, text: str, ends: str, by: tuple[str, ...] | None = None) -> Wait:
+        where = f"{self.kind} at {self._complete} of {self._end} sectors"
+        by = (self._env.name,) if by is None else by
+        return Wait(self.array, cause, f"{where} {text}", by, ends)
+
+    def _tell_waiting(self) -> None:
+        wait = self.waiting()
+        if wait is not None:
+            self._env.notify("waiting", array=self._state.name, why=wait.text)
 
     def _why_paused(self) -> str:
         return "holds were not confirmed in time" if self._hold_tries else "speed limit"
@@ -329,7 +346,7 @@ class Pass:
         self._problem = problem
         self._tries += 1
         if self._tries == TRIES_MAX:
-            self._env.notify("waiting", array=self._state.name, why=self.waiting())
+            self._tell_waiting()
         stuck = self._tries >= TRIES_MAX
         return STUCK_RETRY_MS if stuck else self._backoff_ms(self._tries - 1)
 
@@ -567,7 +584,7 @@ class Pass:
 
     def _give_up_holds(self) -> None:
         """Nobody's writes wait for a node that does not answer: let go, try again later."""
-        self._env.notify("waiting", array=self._state.name, why=self.waiting())
+        self._tell_waiting()
         self._due_ms = self._env.now_ms + self._backoff_ms(self._hold_tries)
         self._hold_tries += 1
         if self._phase is Phase.CLOSING:

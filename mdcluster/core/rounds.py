@@ -210,6 +210,16 @@ class Rounds:
             self._note_over(round_.op)  # whoever asks much later has missed what came of it
         round_.done(round_, why)
 
+    def awaited(self, array: str) -> list[str]:
+        """Names of the nodes that have not answered in rounds of this array."""
+        lives = {
+            life
+            for round_ in self.rounds.values()
+            if round_.array == array
+            for life in round_.waits_for - set(round_.replies)
+        }
+        return sorted(self._name(life) for life in lives)
+
     def give_way(self, array: ArrayId) -> None:
         """A failure is to be committed: a node that wants to join this array can wait."""
         for round_ in list(self.rounds.values()):

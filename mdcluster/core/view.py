@@ -13,6 +13,7 @@ from mdcluster.core.model import (
     NodeId,
     Stamp,
 )
+from mdcluster.core.waits import Cause, Wait
 
 if TYPE_CHECKING:
     from mdcluster.core.node import Node
@@ -39,7 +40,7 @@ class NodeView:
     suspects: frozenset[NodeId]
     fenced: tuple[Life, ...]
     passes: tuple[tuple[ArrayId, int, int], ...]  # array, complete, end (the writer's)
-    waiting: tuple[tuple[str, str], ...]
+    waiting: tuple[Wait, ...]
     names: tuple[tuple[NodeId, str], ...]
     up: frozenset[NodeId]
 
@@ -74,21 +75,23 @@ def view_of(node: "Node") -> NodeView:
     )
 
 
-def _waiting(node: "Node") -> list[tuple[str, str]]:
-    """(key, what is waited for), in words: what `mdcadm --why` prints."""
-    out = [*node.commits.waiting(), *node.keeper.waiting()]
-    writer = node.known_writer()
+def _waiting(node: "Node") -> list[Wait]:
+    """What `mdcadm --why` prints."""
+    out = [*node.commits.waiting(), *node.keeper.waiting(), *node.departures.waiting()]
+    writer, me = node.known_writer(), (node.env.name,)
+    by = () if writer is None else (node.env.name_of(writer),)
     if node.membership.hung:
-        out.append((CLUSTER_KEY, node.membership.hung))
+        out.append(Wait(CLUSTER_KEY, Cause.HUNG, node.membership.hung, me, "it has restarted"))
     elif writer is None:
-        out.append((CLUSTER_KEY, node.why_no_writer()))
-    elif node.membership.holding_all and node.replica.states:
-        name = node.env.name_of(writer)
-        out.append((CLUSTER_KEY, f"{node.env.name} holds its writes: no I/O lease from {name}"))
+        out.append(node.no_writer())
+    if node.membership.holding_all and node.replica.states:
+        text = "holds every write: no writer has renewed its I/O lease"
+        out.append(Wait(node.env.me.node, Cause.LEASE, text, by, "the writer renews it"))
     for array in node.replica.catching_up:
-        out.append((array, "runs since before this daemon started; held until it has caught up"))
+        text = "runs since before this daemon started; its writes are held"
+        out.append(Wait(array, Cause.CATCHING_UP, text, by, "what was committed is applied here"))
     for array in node.replica.unknown:
-        why = "md of this host runs it, but no commit known here is about it: its writes are held"
-        out.append((array, f"{why}; stop it with mdadm --stop unless a commit is on its way"))
-    out.extend((array, f"left here: {why}") for array, why in node.departures.left.items())
+        text = "md of this host runs it, but no commit known here is about it: its writes are held"
+        ends = "a commit about it comes, or it is stopped: mdadm --stop"
+        out.append(Wait(array, Cause.UNKNOWN, text, me, ends))
     return out

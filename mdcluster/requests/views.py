@@ -36,7 +36,6 @@ from mdcluster.control.status import (
 from mdcluster.core.arrays import array_size_sectors, end_sectors, needs_sync
 from mdcluster.core.geometry import shown_array_sectors
 from mdcluster.core.model import (
-    CLUSTER_KEY,
     ZERO,
     ArrayId,
     ArrayState,
@@ -47,6 +46,7 @@ from mdcluster.core.model import (
     SyncKind,
 )
 from mdcluster.core.view import NodeView
+from mdcluster.core.waits import Cause
 from mdcluster.md.driver import ArrayStatus
 from mdcluster.metadata import bitmap
 from mdcluster.requests.speed import Speeds
@@ -156,13 +156,14 @@ def _role(view: NodeView, here: Here, node: NodeId | None, name: str) -> NodeRol
 
 
 def waiting(view: NodeView, array: ArrayId | None = None) -> tuple[Waiting, ...]:
-    """What does not go on, of the cluster or of one array; arrays by their names."""
+    """What does not go on, of the cluster or of one array; arrays and nodes by their names."""
     states = states_of(view)
-    names = {str(state.uuid): state.name for state in states}
+    names = {str(node): name for node, name in names_of(view).items()}
+    names |= {str(state.uuid): state.name for state in states}
     found = [
-        Waiting(CLUSTER_KEY if key == CLUSTER_KEY else names.get(key, key), why)
-        for key, why in dict.fromkeys(view.waiting)
-        if array is None or key == array
+        Waiting(names.get(w.key, w.key), w.text, 0, w.cause.value, w.by, w.ends)
+        for w in dict.fromkeys(view.waiting)
+        if array is None or w.key == array
     ]
     still = (_still(state) for state in states if array is None or state.uuid == array)
     return (*found, *itertools.chain.from_iterable(still))
@@ -172,24 +173,21 @@ def _still(state: ArrayState) -> Iterator[Waiting]:
     """Why nothing is copied in it, and what ends that."""
     if state.paused_s:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(state.paused_s))
-        text = (
-            f"paused since {since}: nothing is copied, no spare takes over; "
-            f"mdcadm --resume {state.name} ends it"
-        )
-        yield Waiting(state.name, text, max(int(time.time()) - state.paused_s, 0) * 1000)
+        text = f"paused since {since}: nothing is copied, no spare takes over"
+        ends = f"somebody resumes it: mdcadm --resume {state.name}"
+        since_ms = max(int(time.time()) - state.paused_s, 0) * 1000
+        yield Waiting(state.name, text, since_ms, Cause.PAUSED.value, (), ends)
     if state.readonly:
-        text = f"read-only on every node; mdcadm --readwrite {state.name} ends it"
-        yield Waiting(state.name, text)
+        ends = f"somebody says so: mdcadm --readwrite {state.name}"
+        yield Waiting(state.name, "read-only on every node", 0, Cause.READONLY.value, (), ends)
 
 
 def why(view: NodeView, persist_problem: str = "") -> WhyData:
     """All that waits. persist_problem: why this node cannot write its state directory."""
     found = waiting(view)
     if persist_problem:
-        found = (*found, Waiting(view.name, persist_problem))
-    if view.holding_all:
-        text = "holds every write: the writer has not renewed this node's I/O lease"
-        found = (*found, Waiting(view.name, text))
+        cause, ends = Cause.STATE_DIRECTORY.value, "it can be written again"
+        found = (*found, Waiting(view.name, persist_problem, 0, cause, (view.name,), ends))
     return WhyData(found)
 
 

@@ -131,7 +131,9 @@ class Handler:
             return
         view, here = self._view(), self._here()
         views.note_progress(view, self._speeds, here.now_ms)
-        sink.done("", views.detail(view, here, state, self._speeds))
+        waiting = tuple(w for w in self._waiting(view) if w.subject == state.name)
+        detail = views.detail(view, here, state, self._speeds)
+        sink.done("", detail._replace(waiting=waiting))
 
     async def _wait(self, state: ArrayState, sink: ReplySink) -> None:
         """Until no pass is under way or due; one that does not run, or is still, has none."""

@@ -192,7 +192,7 @@ class ProofCluster(Cluster):
         """All that waits, as the writer sees it."""
         with self.writer().client() as client:
             found = client.ask(Verb.WHY, NoArgs(), WhyData)
-        return "\n".join(f"{one.subject}: {one.reason}" for one in found.waiting)
+        return "\n".join(f"{w.subject}: {w.reason} until {w.ends}" for w in found.waiting)
 
     def until_in_sync(self, array: str, limit_s: float = LIMIT_S) -> ArrayDetail:
         """Until no pass is open, none is due, no slot of a dead life waits."""

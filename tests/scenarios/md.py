@@ -124,7 +124,11 @@ class Md(Peer):
         if effect.array in self.busy_arrays and not effect.force:
             return ev.ArrayKept(effect.array, "it is open by 1 client(s)")
         self.md.pop(effect.array, None)
-        return ev.ArrayLeft(effect.array, self.clean(effect.array))
+        clean = self.clean(effect.array)
+        self.blocked.pop(effect.array, None)  # what was held has failed
+        self.pending.discard(effect.array)
+        self.unseen.discard(effect.array)
+        return ev.ArrayLeft(effect.array, clean)
 
     def _unblock(self, effect: fx.Unblock, problem: str) -> None:
         self.blocked.get(effect.array, set()).difference_update(effect.devices)

@@ -265,8 +265,9 @@ class Runner(Nature, Changes):
         """why a: what node a waits for, as `mdcadm --why` tells."""
         core = self._live(name).core
         assert core is not None
-        for key, text in core.view().waiting:
-            self._print(f"{name}: {key}: {text}")
+        for wait in core.view().waiting:
+            facts = f"[{' '.join((wait.cause, *wait.by))}; until {wait.ends}]"
+            self._print(f"{name}: {wait.key}: {wait.text} {facts}")
 
     def do_bits(self, array: str) -> None:
         """bits r0: the dirty chunks of each slot."""

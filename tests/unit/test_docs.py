@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mdcluster.core.waits import Cause
 from tests.sim.planted import PLANTED
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +50,11 @@ def test_links_and_files_exist(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     links = [x.split("#")[0] for x in re.findall(r"\]\(([^)]+)\)", text)]
     assert [x for x in links if x and not (ROOT / x).exists()] == []
+
+
+def test_control_names_every_cause_of_waiting() -> None:
+    text = (ROOT / "docs/CONTROL.md").read_text(encoding="utf-8")
+    assert [cause for cause in Cause if f"`{cause}`" not in text] == []
 
 
 def test_architecture_names_every_file_of_the_core() -> None:

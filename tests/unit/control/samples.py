@@ -123,5 +123,14 @@ STATUS = ClusterStatus(
         ),
         NodeInfo("c", "nc", NodeRole.UNKNOWN, False),
     ),
-    waiting=(Waiting("array data", "acknowledgement of node c in term 3", 1500),),
+    waiting=(
+        Waiting(
+            "data",
+            "c has not applied the change",
+            1500,
+            "apply",
+            ("c",),
+            "it has applied it, or is fenced",
+        ),
+    ),
 )

@@ -84,6 +84,10 @@ class Bench:
         self.sent: dict[NodeId, Hold] = {}
         self.sends = 0
 
+    def waits_for(self) -> str:
+        wait = self.now.waiting()
+        return wait.text if wait is not None else ""
+
     def take(self) -> list[Effect]:
         """The effects for the driver; the last Hold to each node is kept in `sent`."""
         kept: list[Effect] = []
@@ -251,7 +255,7 @@ def test_bits_that_cannot_be_set_are_tried_again_and_nothing_is_copied() -> None
     bench = Bench(resync())
     bench.begin()
     assert bench.bits(problem="EIO") == []
-    assert "EIO" in bench.now.waiting()
+    assert "EIO" in bench.waits_for()
     assert bench.later(TIMING.retry_min_ms - 1) == []
     assert bench.later(1) == [SetBits(ARRAY, 1, 0, END)]
     assert bench.bits() == [StartSync(ARRAY, 1, SyncKind.RESYNC, 0)]
@@ -351,7 +355,7 @@ def test_nothing_is_copied_before_every_other_node_has_confirmed() -> None:
     assert limits_of(bench.running()) == []
     assert bench.held(N2) == bench.held(N3) == (0, 8 * MIB)
     assert bench.ack(N2) == []
-    assert "node3 (no answer)" in bench.now.waiting()
+    assert "node3 (no answer)" in bench.waits_for()
     assert bench.ack(N3) == [LimitSync(ARRAY, 1, 8 * MIB)]
 
 
@@ -406,7 +410,7 @@ def test_a_failed_and_held_write_stops_all_copying_until_it_is_gone() -> None:
     bench = Bench(resync(), (N2,))
     bench.running()
     assert bench.ack(N2, problem="failure pending") == []
-    assert "node2 (failure pending)" in bench.now.waiting()
+    assert "node2 (failure pending)" in bench.waits_for()
     before = bench.sends
     assert bench.later(TIMING.retry_min_ms) == []
     assert bench.sends == before + 1  # asked again
@@ -446,7 +450,7 @@ def test_letting_go_takes_turns_and_outlives_the_pass() -> None:
     bench.committed(EndSync(ARRAY, 1))
     for life in (N1, N2, N3):
         assert bench.held(life) == (0, 0) and not bench.now.done
-        assert "lets go" in bench.now.waiting()
+        assert "lets go" in bench.waits_for()
         bench.ack(life)
     assert bench.now.done
 
@@ -470,7 +474,7 @@ def test_a_hold_not_confirmed_by_its_deadline_is_released_and_tried_later() -> N
     while bench.held(N2) != (0, 0):
         bench.later(10)
         assert bench.env.now_ms < 1000 + 2 * TIMING.hold_deadline_ms
-    assert "not confirmed in time" in bench.now.waiting()
+    assert "not confirmed in time" in bench.waits_for()
     assert bench.sent[N2.node].serial > old.serial
     bench.later(TIMING.retry_min_ms)
     assert bench.held(N2) == (0, 8 * MIB)
@@ -522,7 +526,7 @@ def test_a_window_that_was_not_wholly_copied_is_copied_again(
     assert bench.held(N2) == (0, 16 * MIB)  # held until the copying has ended for certain
     assert bench.stopped() == []
     assert bench.held(N2) == (0, 0)
-    assert words in bench.now.waiting()
+    assert words in bench.waits_for()
     assert bench.later(TIMING.retry_min_ms) == [SetBits(ARRAY, 1, 0, END)]
     assert bench.bits() == [StartSync(ARRAY, 1, SyncKind.RESYNC, 0)]
     assert bench.now.progress() == (0, END)
@@ -544,7 +548,7 @@ def test_a_pass_that_fails_again_and_again_says_so_and_slows_down() -> None:
         bench.stopped()
         bench.later(TIMING.retry_max_ms)
         bench.bits()
-    assert "failed 8 times: EIO" in bench.now.waiting()
+    assert "failed 8 times: EIO" in bench.waits_for()
     assert bench.later(STUCK_RETRY_MS - TIMING.retry_max_ms) == [SetBits(ARRAY, 1, 0, END)]
 
 
@@ -586,7 +590,7 @@ def test_a_speed_limit_releases_each_window_before_it_pauses() -> None:
     bench.later(100)
     assert bench.reached(8 * MIB) == []
     assert bench.held(N2) == (0, 0)
-    assert "pauses 900 ms: speed limit" in bench.now.waiting()
+    assert "pauses 900 ms: speed limit" in bench.waits_for()
     bench.later(899)
     assert bench.held(N2) == (0, 0)
     bench.later(1)
@@ -681,7 +685,7 @@ def test_a_suspended_pass_finishes_its_window_and_lets_go() -> None:
     assert bench.ack(N2) == []
     assert bench.reached(8 * MIB) == []
     assert bench.idle() and bench.held(N2) == (0, 0)
-    assert "node4 joins" in bench.now.waiting()
+    assert "node4 joins" in bench.waits_for()
     bench.committed(JoinRunner(ARRAY, N4))
     bench.now.on_joined(N4)
     bench.now.resume("node4 joins")
@@ -806,7 +810,7 @@ def test_slots_are_zeroed_one_by_one_once_their_bits_are_durable_and_before_any_
     assert bench.take() == []
     bench.now.on_slot_zeroed(SlotZeroed(ARRAY, N3, "EIO"))
     assert bench.take() == []
-    assert "slot of node3 not zeroed: EIO" in bench.now.waiting()
+    assert "slot of node3 not zeroed: EIO" in bench.waits_for()
     assert bench.later(TIMING.retry_min_ms) == [ZeroSlot(ARRAY, N3, 2)]
     bench.now.on_slot_zeroed(SlotZeroed(ARRAY, N3, ""))
     assert bench.take() == [ZeroSlot(ARRAY, N4, 3)]

@@ -13,6 +13,7 @@ from mdcluster.core.model import (
     Voter,
 )
 from mdcluster.core.view import NodeView
+from mdcluster.core.waits import Wait
 from mdcluster.members.look import Look
 from tests.unit.members import kit as disks
 
@@ -37,7 +38,7 @@ def mirror(*, clean: bool = True) -> ArrayState:
 def view(
     *states: ArrayState,
     role: str = "writer",
-    waiting: tuple[tuple[str, str], ...] = (),
+    waiting: tuple[Wait, ...] = (),
     complete_sectors: int = 0,
     up: tuple[NodeId, ...] = NODES[1:],
 ) -> NodeView:

@@ -27,6 +27,7 @@ from mdcluster.core.model import (
     StopArray,
     SyncKind,
 )
+from mdcluster.core.waits import Cause, Wait
 from mdcluster.members.look import Look
 from mdcluster.requests import Requests, views
 from mdcluster.requests.speed import Speeds
@@ -43,6 +44,10 @@ HERE = Here(
     spectators=frozenset({"eye"}),
 )
 
+NO_QUORUM = Wait(CLUSTER_KEY, Cause.WRITER, "no quorum", ("n1", "n2"), "n1 is reached")
+HELD = Wait(kit.LIVES[0].node, Cause.LEASE, "holds every write", (), "the writer renews it")
+APPLY = Wait(kit.ARRAY, Cause.APPLY, "n2 has not applied the change", ("n2",), "it has")
+
 
 def test_the_cluster_as_its_writer_sees_it() -> None:
     seen = views.status(kit.view(kit.mirror()), HERE, "1.0")
@@ -54,7 +59,7 @@ def test_the_cluster_as_its_writer_sees_it() -> None:
 
 
 def test_the_cluster_as_a_lone_follower_sees_it() -> None:
-    view = kit.view(role="follower", up=(), waiting=((CLUSTER_KEY, "no quorum"),))
+    view = kit.view(role="follower", up=(), waiting=(NO_QUORUM, HELD))
     eye = kit.spectator().node
     view = replace(view, names=(*view.names, (eye, "eye")), holding_all=True)
     seen = views.status(view, HERE)
@@ -62,13 +67,16 @@ def test_the_cluster_as_a_lone_follower_sees_it() -> None:
     assert seen.quorum == (3, 2, 1)
     assert [n.alive for n in seen.nodes] == [True, False, False, False]
     assert seen.nodes[3].role is NodeRole.SPECTATOR
-    assert seen.waiting == (Waiting("cluster", "no quorum"),)
-    assert views.why(view).waiting[1].subject == "n0"
+    no_quorum = Waiting("cluster", "no quorum", 0, "writer", ("n1", "n2"), "n1 is reached")
+    held = Waiting("n0", "holds every write", 0, "lease", (), "the writer renews it")
+    assert seen.waiting == views.why(view).waiting == (no_quorum, held)
+    (*_, told) = views.why(view, "disk full").waiting
+    assert (told.subject, told.reason, told.by) == ("n0", "disk full", ("n0",))
 
 
 def test_arrays_and_their_members() -> None:
     state = disks.after(kit.mirror(), FailMember(kit.ARRAY, disks.device(1), "EIO"))
-    view = kit.view(state, waiting=((kit.ARRAY, "n2 has not applied the change"),))
+    view = kit.view(state, waiting=(APPLY,))
     (brief,) = views.arrays(view).arrays
     assert (brief.name, brief.running, brief.degraded, brief.active) == ("data", 3, 1, True)
     seen = views.detail(view, HERE, state, Speeds())
@@ -77,7 +85,8 @@ def test_arrays_and_their_members() -> None:
     assert (second.state, second.role, second.path) == (MemberWord.FAULTY, -1, "")
     assert seen.running == ("n0", "n1", "n2") and seen.cluster == "lab"
     assert seen.events == 3 << 32 | 4 and seen.state is ArrayWord.CLEAN
-    assert seen.waiting == (Waiting("data", "n2 has not applied the change"),)
+    late = Waiting("data", "n2 has not applied the change", 0, "apply", ("n2",), "it has")
+    assert seen.waiting == (late,)
     assert seen.bitmap is not None and seen.bitmap.chunks_dirty == 3
     assert views.started(view, state) == ("data", ("n0", "n1", "n2"), 1, 2, 0)
 
@@ -107,9 +116,9 @@ def test_a_pass_due_running_and_paused() -> None:
     due = views.sync_info(view, paused, speeds)
     assert due is not None and due.state is SyncState.PENDING
     (told,) = views.waiting(kit.view(paused))
-    assert "paused since 1970" in told.reason and "--resume data" in told.reason
+    assert "paused since 1970" in told.reason and "--resume data" in told.ends
     (told,) = views.waiting(kit.view(replace(state, sync=None, readonly=True)))
-    assert "read-only on every node" in told.reason
+    assert "read-only on every node" in told.reason and "--readwrite data" in told.ends
     seen = views.detail(view, HERE, state, speeds)
     assert seen.state is ArrayWord.ACTIVE and seen.sync == going
 

@@ -6,9 +6,9 @@ from mdcluster.requests.waits import Waits
 
 def test_since_it_was_first_seen_without_a_break() -> None:
     waits = Waits()
-    first = Waiting("data", "node2 has not answered for 300 ms")
-    later = Waiting("data", "node2 has not answered for 900 ms")
-    other = Waiting("data", "node3 is to be fenced")
+    first = Waiting("data", "node2 has not answered for 300 ms", 0, "answer", ("node2",))
+    later = first._replace(reason="node2 is still silent")
+    other = Waiting("data", "node3 is to be fenced", 0, "fencing", ("node3",))
 
     assert waits.dated([first], 1000) == (first,)
     assert waits.dated([later, other], 1600) == (later._replace(since_ms=600), other)

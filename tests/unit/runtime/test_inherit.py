@@ -13,6 +13,7 @@ import pytest
 from mdcluster.config.settings import Driver, Paths, Settings
 from mdcluster.core.events import ShutdownAsked
 from mdcluster.core.model import ArrayId, ArrayState, DeviceId, FailMember, MemberState
+from mdcluster.core.waits import Cause
 from mdcluster.gate import Gate
 from mdcluster.md.driver import DriverError
 from mdcluster.md.embedded import EmbeddedDriver
@@ -173,8 +174,8 @@ async def test_what_no_commit_is_about_stays_held_and_is_told(boot: Boot, tmp_pa
     boot.daemon = Alone(boot.folder, boot.md, await boot.md.inherit(()), state="other")
     await boot.daemon.__aenter__()
     held = await boot.held(5)
-    (told,) = [text for key, text in boot.daemon.node.view().waiting if key == ARRAY]
-    assert "mdadm --stop" in told
+    (told,) = [wait for wait in boot.daemon.node.view().waiting if wait.key == ARRAY]
+    assert told.cause is Cause.UNKNOWN and "mdadm --stop" in told.ends
     await EmbeddedDriver.close(boot.md)
     with pytest.raises(NbdError):  # its client was cut off
         await held

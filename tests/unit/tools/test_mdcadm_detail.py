@@ -17,6 +17,7 @@ from mdcluster.control.arrays import (
     SyncInfo,
     SyncState,
     SyncWord,
+    Waiting,
 )
 from mdcluster.metadata import examine
 from mdcluster.tools import cluster, detail, mdstat
@@ -286,7 +287,8 @@ b     writer   suspect  2023-11-14 22:13:20  \
 c     unknown  silent   -                    -
 
 Waiting
-  array data: acknowledgement of node c in term 3 (for 1.5 s)
+  data: c has not applied the change
+      for 1.5 s; by c; ends when it has applied it, or is fenced
 """
 
 
@@ -318,6 +320,14 @@ def test_cluster_without_writer_and_quorum_says_so() -> None:
     assert "Writer : none\n" in text
     assert "Lease : unknown\n" in text
     assert "1 of 3 voters alive, 2 needed - NO QUORUM\n" in text
+
+
+def test_what_waits_without_anybody_being_waited_for() -> None:
+    wait = Waiting("data", "paused", 0, "paused", (), "somebody resumes it: mdcadm --resume data")
+    assert [*cluster.why_lines([wait])] == [
+        "data: paused",
+        "    for 0 ms; ends when somebody resumes it: mdcadm --resume data",
+    ]
 
 
 @pytest.mark.parametrize(

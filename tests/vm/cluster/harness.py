@@ -197,7 +197,7 @@ class VmCluster:
     def why(self, via: str = "") -> str:
         """All that waits, as the writer (or `via`) sees it."""
         found = self.client(via or self.writer()).ask(Verb.WHY, NoArgs(), WhyData)
-        return "\n".join(f"{one.subject}: {one.reason}" for one in found.waiting)
+        return "\n".join(f"{w.subject}: {w.reason} until {w.ends}" for w in found.waiting)
 
     def change(self, verb: Verb, device: str, array: str = "data", via: str = "") -> None:
         """Fail, remove, add or re-add a member; device: as `d1`."""
