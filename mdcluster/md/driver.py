@@ -117,12 +117,17 @@ class MdDriver(Protocol):
     def outlives_daemon(self) -> bool:
         """Whether arrays run on when this process ends, and are found again by `inherit`."""
 
+    @property
+    def strangers(self) -> tuple[str, ...]:
+        """What runs here as an array of the cluster and is none that `inherit` was told of, by the
+        names that the kernel has for it; as long as it runs."""
+
     async def inherit(self, states: Iterable[ArrayState]) -> tuple[ArrayId, ...]:
         """Take over, once, before anything else, what an earlier process left running here.
 
         states: what is known of this cluster's arrays. Returns those that were taken over, by now
         in `arrays`: all of the states that run, for one that is not returned counts as stopped. One
-        that runs and is none of them is told of in the log, and taken over if the driver can. When
+        that runs and is none of them is one of `strangers`, or taken over if the driver can. When
         it returns, for each that was taken over:
 
         * every write is held, as by `hold` of the whole array, and no other range is asked for;

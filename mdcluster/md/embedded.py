@@ -86,6 +86,10 @@ class EmbeddedDriver:
     # --- start and stop ---------------------------------------------------------------------
 
     @property
+    def strangers(self) -> tuple[str, ...]:
+        return ()
+
+    @property
     def outlives_daemon(self) -> bool:
         """They live in this process."""
         return False

@@ -33,7 +33,7 @@ from mdcluster.md.kernel_state import DEV, kernel_version
 from mdcluster.md.kernel_sync import KernelSync, next_dirty
 from mdcluster.md.kernel_watch import Report, Watch
 from mdcluster.md.raid import GeometryError
-from mdcluster.md.sysfs import SYS, external_arrays
+from mdcluster.md.sysfs import SYS, ArrayDir, external_arrays
 from mdcluster.workers import AccessLateError, Workers
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,7 @@ class KernelDriver:
         self._notes_dir, self._root, self._dev = notes_dir, root, dev
         self._workers = Workers()
         self._arrays: dict[ArrayId, _Running] = {}
+        self._strangers: tuple[ArrayDir, ...] = ()
         self._listeners: list[DriverEvents] = []
         self._unwatched: list[Watch] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -91,6 +92,10 @@ class KernelDriver:
     @property
     def outlives_daemon(self) -> bool:
         return True
+
+    @property
+    def strangers(self) -> tuple[str, ...]:
+        return tuple(place.name for place in self._strangers if place.exists())
 
     async def inherit(self, states: Iterable[ArrayState]) -> tuple[ArrayId, ...]:
         """What runs here and is none of these arrays is told of, and left as it is.
@@ -115,6 +120,7 @@ class KernelDriver:
                     place.name,
                     place.name,
                 )
+                self._strangers += (place,)
                 continue
             array = self._array(state, notes.read_only)
             await self._run(array, partial(array.inherit, notes), 2 * self._deadline_ms)

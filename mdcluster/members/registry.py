@@ -8,11 +8,24 @@ at the hints, read-only, many at a time; a device that hangs delays a scan by on
 import asyncio
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from mdcluster.core.model import DeviceId
+from mdcluster.core.model import ArrayId, DeviceId
 from mdcluster.members.errors import MembersError
 from mdcluster.members.look import Identity, Look, candidates, look
 from mdcluster.workers import AccessLateError, Workers
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a member on this host says: which cluster owns it, in which array."""
+
+    device: DeviceId
+    array: ArrayId
+    array_name: str
+    cluster: str
+    cluster_uuid: str
+
 
 LOOKS_AT_ONCE = 16
 RESCAN_MIN_MS = 1000
@@ -29,6 +42,7 @@ class Registry:
         self._deadline_ms = look_deadline_ms
         self._paths: dict[DeviceId, str] = {}
         self._numbers: dict[DeviceId, tuple[int, int]] = {}
+        self._claims: tuple[Claim, ...] = ()
         self._hints: dict[DeviceId, str] = {}
         self._scanned_at_ms: float | None = None
         self._turn = asyncio.Lock()
@@ -47,6 +61,11 @@ class Registry:
     def numbers(self) -> dict[DeviceId, tuple[int, int]]:
         """Major and minor of those that are block devices, for views."""
         return dict(self._numbers)
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """Of all members with the guard bit that the latest scan has seen."""
+        return self._claims
 
     def remember(self, device: DeviceId, path: str, identity: Identity | None = None) -> None:
         """This path was proved to lead to the device."""
@@ -94,6 +113,7 @@ class Registry:
             return looks
 
     def _learn(self, looks: Iterable[Look]) -> None:
+        self._claims = tuple(claim for one in looks if (claim := _claim(one)) is not None)
         seen: dict[DeviceId, list[Look]] = {}
         for one in looks:
             if one.device is not None:
@@ -109,8 +129,8 @@ class Registry:
 
         Devices that are not there cost one scan per RESCAN_MIN_MS, however often asked for.
         """
-        if device not in self._paths and self._may_rescan():
-            await self.scan()
+        if device not in self._paths:
+            await self.refresh()
         path = self._paths.get(device)
         if path is None:
             raise MembersError(
@@ -119,9 +139,24 @@ class Registry:
             )
         return path
 
-    def _may_rescan(self) -> bool:
+    async def refresh(self) -> None:
+        """Scan, unless that was just done."""
         last = self._scanned_at_ms
-        return last is None or _now_ms() - last >= RESCAN_MIN_MS
+        if last is None or _now_ms() - last >= RESCAN_MIN_MS:
+            await self.scan()
+
+
+def _claim(seen: Look) -> Claim | None:
+    superblock, header = seen.superblock, seen.header
+    if superblock is None or header is None or not superblock.guarded:
+        return None
+    return Claim(
+        DeviceId(str(superblock.device_uuid)),
+        ArrayId(str(superblock.set_uuid)),
+        superblock.set_name,
+        header.cluster_name,
+        str(header.cluster_uuid),
+    )
 
 
 def _now_ms() -> float:

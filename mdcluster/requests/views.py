@@ -6,7 +6,7 @@ this host knows: paths, dirty chunks, writes in flight. Nothing here waits for a
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mdcluster.control.arrays import (
@@ -48,6 +48,7 @@ from mdcluster.core.model import (
 from mdcluster.core.view import NodeView
 from mdcluster.core.waits import Cause
 from mdcluster.md.driver import ArrayStatus
+from mdcluster.members.registry import Claim
 from mdcluster.metadata import bitmap
 from mdcluster.requests.speed import Speeds
 
@@ -182,13 +183,43 @@ def _still(state: ArrayState) -> Iterator[Waiting]:
         yield Waiting(state.name, "read-only on every node", 0, Cause.READONLY.value, (), ends)
 
 
-def why(view: NodeView, persist_problem: str = "") -> WhyData:
-    """All that waits. persist_problem: why this node cannot write its state directory."""
-    found = waiting(view)
+def why(
+    view: NodeView,
+    persist_problem: str = "",
+    claims: Sequence[Claim] = (),
+    strangers: Sequence[str] = (),
+) -> WhyData:
+    """All that waits. persist_problem: why this node cannot write its state directory. claims: of
+    the members seen here. strangers: what md runs here as an array of the cluster, unknown to it.
+    """
+    found = (*waiting(view), *_unknown(view, claims))
+    for name in strangers:
+        text = (
+            f"the kernel runs {name} as an array of the cluster, of which this node knows nothing"
+        )
+        ends = f"it is stopped (mdadm --stop /dev/{name}), or the node has its state directory back"
+        found = (*found, Waiting(name, text, 0, Cause.UNKNOWN.value, (view.name,), ends))
     if persist_problem:
         cause, ends = Cause.STATE_DIRECTORY.value, "it can be written again"
         found = (*found, Waiting(view.name, persist_problem, 0, cause, (view.name,), ends))
     return WhyData(found)
+
+
+def _unknown(view: NodeView, claims: Sequence[Claim]) -> Iterator[Waiting]:
+    """Arrays that members say are of a cluster of this name, and that no commit known here is
+    about: this node has lost its memory, or all of them have, and the cluster is a new one."""
+    known = {state.uuid for state in states_of(view)} | {gone.array for gone in view.cluster.gone}
+    found: dict[ArrayId, list[Claim]] = {}
+    for claim in claims:
+        if claim.cluster == view.cluster.name and claim.array not in known:
+            found.setdefault(claim.array, []).append(claim)
+    for array, members in sorted(found.items()):
+        text = f"no commit known here is about array {array}, whose members are on this host"
+        if view.cluster.uuid not in ("", members[0].cluster_uuid):
+            text += f"; they are of an earlier cluster of this name ({members[0].cluster_uuid})"
+        ends = "a voter that knows it is back; or it is taken over: mdcadm --adopt --force"
+        by = tuple(sorted(member.device for member in members))
+        yield Waiting(members[0].array_name, text, 0, Cause.UNKNOWN.value, by, ends)
 
 
 # --- arrays --------------------------------------------------------------------------------------

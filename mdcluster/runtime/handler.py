@@ -96,6 +96,8 @@ class Handler:
                 raise RequestError(f"not reloaded: {problem}")
             sink.done("read again")
         elif isinstance(args, NoArgs | EventsArgs):
+            if verb is Verb.WHY:
+                await self._around.registry.refresh()
             sink.done("", self._look(verb))
         else:
             assert isinstance(args, ChangeArgs)
@@ -121,7 +123,9 @@ class Handler:
 
     def _waiting(self, view: NodeView) -> tuple[Waiting, ...]:
         """All that waits, and since when."""
-        found = views.why(view, self._runtime.persist_problem).waiting
+        around = self._around
+        claims, strangers = around.registry.claims, around.driver.strangers
+        found = views.why(view, self._runtime.persist_problem, claims, strangers).waiting
         return self._waits.dated(found, boottime_ms())
 
     async def _about_array(self, verb: Verb, args: ArrayArgs, sink: ReplySink) -> None:

@@ -97,6 +97,9 @@ async def test_what_is_none_of_ours_or_does_not_run_is_not_taken_over(
     write_notes(tmp_path / "run/md_data.json", Notes(ARRAY, 1024, False, {}))
     driver = KernelDriver(lambda: None, notes_dir=tmp_path / "run", root=tmp_path)
     assert await driver.inherit(()) == ()
+    assert driver.strangers == (("md_data",) if state == "active" else ())
+    (tmp_path / "block/md_data/md").rename(tmp_path / "stopped")
+    assert driver.strangers == ()
 
 
 def test_nothing_is_held_before_an_array_runs(tmp_path: Path) -> None:

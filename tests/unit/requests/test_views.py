@@ -19,6 +19,7 @@ from mdcluster.control.verbs import (
 from mdcluster.core.model import (
     CLUSTER_KEY,
     AddMember,
+    ArrayId,
     BeginSync,
     Checkpoint,
     EndLife,
@@ -29,6 +30,7 @@ from mdcluster.core.model import (
 )
 from mdcluster.core.waits import Cause, Wait
 from mdcluster.members.look import Look
+from mdcluster.members.registry import Claim
 from mdcluster.requests import Requests, views
 from mdcluster.requests.speed import Speeds
 from mdcluster.requests.views import Here
@@ -72,6 +74,23 @@ def test_the_cluster_as_a_lone_follower_sees_it() -> None:
     assert seen.waiting == views.why(view).waiting == (no_quorum, held)
     (*_, told) = views.why(view, "disk full").waiting
     assert (told.subject, told.reason, told.by) == ("n0", "disk full", ("n0",))
+
+
+def claim(number: int, array: str, cluster_uuid: str, cluster: str = "lab") -> Claim:
+    return Claim(disks.device(number), ArrayId(array), "old", cluster, cluster_uuid)
+
+
+def test_arrays_that_only_their_members_know() -> None:
+    view = kit.view(kit.mirror())
+    uuid = view.cluster.uuid
+    claims = [claim(4, "x", uuid), claim(3, "x", uuid), claim(0, kit.ARRAY, uuid)]
+    (told,) = views.why(view, "", [*claims, claim(5, "y", "other", "elsewhere")]).waiting
+    assert (told.subject, told.cause) == ("old", "unknown") and "earlier" not in told.reason
+    assert told.by == (disks.device(3), disks.device(4)) and "--adopt --force" in told.ends
+    (told,) = views.why(view, "", [claim(4, "x", "another")]).waiting
+    assert "an earlier cluster of this name (another)" in told.reason
+    (told,) = views.why(view, "", (), ["md127"]).waiting
+    assert (told.subject, told.by) == ("md127", ("n0",)) and "/dev/md127" in told.ends
 
 
 def test_arrays_and_their_members() -> None:
