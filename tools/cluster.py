@@ -12,7 +12,7 @@ from mdcluster.control.status import ClusterStatus, LinkInfo, NodeInfo
 from .output import Output, duration, one_line
 
 _TITLES: Final = ("NODE", "ROLE", "STATE", "SINCE", "LINKS")
-_COLOUR: Final = {"alive": "green", "suspect": "yellow", "silent": "red"}
+COLOUR: Final = {"alive": "green", "suspect": "yellow", "silent": "red"}
 
 
 def cluster_text(status: ClusterStatus, output: Output) -> str:
@@ -58,20 +58,24 @@ def _nodes(status: ClusterStatus, output: Output) -> Iterator[str]:
         if row is _TITLES:
             cells = [output.paint(cell, "bold") for cell in cells]
         else:
-            cells[2] = output.paint(cells[2], _COLOUR[row[2]])
+            cells[2] = output.paint(cells[2], COLOUR[row[2]])
         yield "  ".join(cells)
 
 
 def _row(node: NodeInfo, this: str) -> tuple[str, str, str, str, str]:
-    state = "silent" if not node.alive else "suspect" if node.suspect else "alive"
     mark = "*" if node.uuid == this else ""
     return (
         one_line(node.name) + mark,
         node.role,
-        state,
+        node_state(node),
         _date(node.since_s),
         ", ".join(map(_link, node.links)) or "-",
     )
+
+
+def node_state(node: NodeInfo) -> str:
+    """A word of COLOUR."""
+    return "silent" if not node.alive else "suspect" if node.suspect else "alive"
 
 
 def _date(seconds: int) -> str:

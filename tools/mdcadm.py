@@ -21,7 +21,7 @@ from .values import UsageError
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
-_STREAMS = {"events": "events", "monitor": "monitor"}
+_STREAMS = {"events": "events", "monitor": "monitor", "watch": "watch"}
 """Actions that go on until they are ended, and their modules."""
 
 

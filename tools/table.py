@@ -88,6 +88,10 @@ _OWN_REPORTS: Final = (
            standing=_OWN),
     Option("events", "print what happens, one JSON object a line", kind=Kind.SCOPED,
            forces=Mode.MISC, standing=_OWN),
+    Option("watch", "show cluster and arrays as they are, until q", kind=Kind.LONE,
+           forces=Mode.MISC, standing=_OWN,
+           why="on a terminal it sends some 3 bytes a second while nothing happens, 100 to 500 "
+           "in a resync; in a pipe, on a dumb terminal and with --json it prints each change"),
     Option("kinds", "only these kinds of events", "KIND,...", modes=_MISC, standing=_OWN),
     Option("check-timing", "print the proof that the timings are safe", kind=Kind.LONE,
            forces=Mode.MISC, standing=_OWN),

@@ -35,7 +35,7 @@ from mdcluster.control.shape import build
 from mdcluster.control.verbs import Args, EventsArgs, Verb, changes, request_of
 
 CONNECT_MAX_S = 2.0
-RETRIES_MAX = 7
+ATTEMPTS_MAX = 7
 RETRY_FIRST_S = 0.1
 
 T = TypeVar("T")
@@ -58,12 +58,20 @@ class RefusedError(ControlError):
 class Client:
     """One connection, opened on the first request; not for use from several threads.
 
-    silence_s: how long the daemon may send nothing while a reply is due.
+    silence_s: how long the daemon may send nothing while a reply is due. attempts_max: how often
+    a request whose connection was lost is sent.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, silence_s: float = SILENCE_MAX_S) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        silence_s: float = SILENCE_MAX_S,
+        attempts_max: int = ATTEMPTS_MAX,
+    ) -> None:
         self.path = os.fspath(path)
         self._silence_s = silence_s
+        self._attempts_max = attempts_max
         self._socket: socket.socket | None = None
         self._buffer = bytearray()
         self._last_id = NO_ID
@@ -103,7 +111,7 @@ class Client:
         reply are a :class:`mdcluster.control.plan.PlanData`.
         """
         lost: LostError | None = None
-        for attempt in range(RETRIES_MAX):
+        for attempt in range(self._attempts_max):
             if attempt:
                 time.sleep(RETRY_FIRST_S * 2 ** (attempt - 1))
             try:

@@ -218,7 +218,7 @@ def test_it_gives_up_and_says_that_the_outcome_is_unknown(
 ) -> None:
     monkeypatch.setattr(client_module, "RETRY_FIRST_S", 0.001)
     with (
-        scripted(path, *[b""] * client_module.RETRIES_MAX),
+        scripted(path, *[b""] * client_module.ATTEMPTS_MAX),
         Client(path) as client,
         pytest.raises(LostError, match="whether the change was made is not known"),
     ):
