@@ -1,9 +1,9 @@
 """One daemon from start to end: what it owns, in which order it is taken and given back.
 
 Taken: state directory, identity, memory, process lock, watchdog, members, core, mesh, control
-socket. Given back the other way round: the process lock last but the state directory, for whoever
-gets it may believe that nothing of this life can still land; the watchdog runs on unless that is
-so of this host.
+socket, the copy of /proc/mdstat. Given back the other way round: the process lock last but the
+state directory, for whoever gets it may believe that nothing of this life can still land; the
+watchdog runs on unless that is so of this host.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from mdcluster.core.node import Node
 from mdcluster.core.timing import digest, withhold_after
 from mdcluster.core.view import NodeView
 from mdcluster.core.windows import SyncLimits
+from mdcluster.daemon.mdstat import MdstatCopy
 from mdcluster.daemon.peers import Peers, line_of, lines_of
 from mdcluster.daemon.sdnotify import SystemdNotifier
 from mdcluster.fence.build import providers
@@ -168,13 +169,13 @@ class Service:
         )
         owned.push_async_callback(runtime.close)
         self._runtime, self._view = runtime, node.view
-        await self._open_doors(
-            owned, me, starts, executor, self._handler(runtime, node, driver, members)
-        )
+        handler = self._handler(runtime, node, driver, members)
+        await self._open_doors(owned, me, starts, executor, handler)
         assert self._mesh is not None
         self._peers = Peers(self._mesh, node.view)
         owned.callback(self._peers.close)
         runtime.start()
+        self._keep_mdstat(owned, handler)
         self._forget_old_lease_later(runtime, lease_before_ms, starts)
         log.info(
             "node %s is %s in cluster %s, start %d, life %s",
@@ -302,6 +303,12 @@ class Service:
         owned.push_async_callback(mesh.stop)
         await server.start()
         owned.push_async_callback(server.close)
+
+    def _keep_mdstat(self, owned: AsyncExitStack, handler: Handler) -> None:
+        copy = MdstatCopy(self._settings.paths.run_dir, handler.mdstat, self._settings.mdstat.bind)
+        keeping = asyncio.create_task(copy.run())
+        owned.push_async_callback(asyncio.to_thread, copy.close)
+        owned.callback(keeping.cancel)
 
     def _name_of(self, uuid: str) -> str | None:
         """Of a node or an array that is known now."""

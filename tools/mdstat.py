@@ -7,7 +7,8 @@ md-bitmap.c (md_bitmap_status).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Container, Iterator, Sequence
 from typing import Final
 
 from mdcluster.control.arrays import (
@@ -35,13 +36,50 @@ _BITS_PER_PAGE: Final = 2048  # PAGE_COUNTER_RATIO of md-bitmap.h
 _PAGE_KIB: Final = 4
 
 
-def mdstat(arrays: Sequence[MdstatArray]) -> str:
-    """The whole file, ending in a newline."""
-    lines = [f"Personalities : {''.join(f'[{name}] ' for name in _PERSONALITIES)}"]
+_HEAD: Final = "Personalities :"
+_TAIL: Final = "unused devices:"
+_OURS: Final = "super external:mdcluster "
+
+
+def mdstat(arrays: Sequence[MdstatArray], kernel: str = "") -> str:
+    """The whole file, ending in a newline.
+
+    kernel: what the file of this host's kernel says. Its arrays that are not the cluster's come
+    first, as they are; those it runs for the cluster are left out: the cluster knows them better.
+    """
+    names, others, unused = _shown_through(kernel, {array.device for array in arrays})
+    needed = [f"raid{array.level}" for array in arrays] if names else _PERSONALITIES
+    names += [name for name in dict.fromkeys(needed) if name not in names]
+    lines = [f"{_HEAD} {''.join(f'[{name}] ' for name in names)}", *others]
     for array in arrays:
         lines += _array(array)
-    lines.append("unused devices: <none>")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, unused]) + "\n"
+
+
+def _shown_through(kernel: str, ours: Container[str]) -> tuple[list[str], list[str], str]:
+    """Personalities, lines of the arrays that are not the cluster's, the line of unused devices."""
+    names: list[str] = []
+    unused = f"{_TAIL} <none>"
+    arrays: list[list[str]] = []
+    for line in kernel.splitlines():
+        if line.startswith(_HEAD):
+            names = re.findall(r"\[([^]]+)\]", line)
+        elif line.startswith(_TAIL):
+            unused = line
+        elif re.match(r"\S+ : ", line):
+            arrays.append([line])
+        elif arrays:
+            arrays[-1].append(line)
+    others = (array for array in arrays if not (_name(array) in ours and _is_ours(array)))
+    return names, [line for array in others for line in array], unused
+
+
+def _name(array: list[str]) -> str:
+    return array[0].split(" ", 1)[0]
+
+
+def _is_ours(array: list[str]) -> bool:
+    return any(_OURS in f"{line} " for line in array[1:2])
 
 
 def _array(array: MdstatArray) -> Iterator[str]:

@@ -67,6 +67,13 @@ class Resync:
 
 
 @dataclass(frozen=True, slots=True)
+class Mdstat:
+    """``bind``: over which file the cluster-true copy is bound, /proc/mdstat; none: over none."""
+
+    bind: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     """``format``: ``text`` or ``json``, one object a line; ``level``: the least that is logged."""
 
@@ -84,6 +91,7 @@ class Settings:
     driver: Driver = field(default_factory=Driver)
     policy: Policy = field(default_factory=Policy)
     resync: Resync = field(default_factory=Resync)
+    mdstat: Mdstat = field(default_factory=Mdstat)
     log: Log = field(default_factory=Log)
     fence: Fencing = field(default_factory=Fencing)
 
@@ -210,6 +218,10 @@ def _path(value: object) -> Path:
     return Path(_absolute(value))
 
 
+def _path_or_none(value: object) -> Path | None:
+    return None if value == "" else _path(value)
+
+
 def _globs(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) > MEMBERS_MAX:
         raise Wrong(f"an array of up to {MEMBERS_MAX} absolute globs or directories")
@@ -228,6 +240,7 @@ _SECTIONS: dict[str, _Checks] = {
         "window_min_kib": _integer(*WINDOW_KIB_LIMITS),
         "window_max_kib": _integer(*WINDOW_KIB_LIMITS),
     },
+    "mdstat": {"bind": _path_or_none},
     "log": {
         "format": _choice("text", "json"),
         "level": _choice("debug", "info", "warning", "error"),
@@ -270,6 +283,7 @@ class _Reader:
             driver=Driver(**values["driver"]),
             policy=Policy(**values["policy"]),
             resync=Resync(**values["resync"]),
+            mdstat=Mdstat(**values["mdstat"]),
             log=Log(**values["log"]),
             fence=Fencing(**values["fence"], agent=self._agent(values["fence.agent"])),
         )

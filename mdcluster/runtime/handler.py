@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import uuid4
 
-from mdcluster.control.arrays import Waited, Waiting
+from mdcluster.control.arrays import MdstatData, Waited, Waiting
 from mdcluster.control.protocol import Request
 from mdcluster.control.server import ReplySink
 from mdcluster.control.status import LinkInfo, WhyData
@@ -120,6 +120,14 @@ class Handler:
                 return WhyData(self._waiting(view))
             case _:
                 raise RequestError(f"{verb} cannot be asked of this daemon")
+
+    def mdstat(self) -> MdstatData:
+        """All arrays, without what only the driver knows (clean or active: /proc/mdstat has
+        neither)."""
+        view, registry = self._view(), self._around.registry
+        here = views.Here(boottime_ms(), registry.paths, registry.numbers)
+        views.note_progress(view, self._speeds, here.now_ms)
+        return views.mdstat(view, here, self._speeds)
 
     def _waiting(self, view: NodeView) -> tuple[Waiting, ...]:
         """All that waits, and since when."""
