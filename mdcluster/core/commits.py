@@ -69,8 +69,11 @@ from mdcluster.core.model import (
     RemoveVoter,
     Reshape,
     SetPaused,
+    SetRaidDisks,
     SetReadonly,
     StartArray,
+    StopArray,
+    StopLooking,
 )
 from mdcluster.core.replica import digest
 from mdcluster.core.tracks import OPEN_MAX, QUEUE_MAX, Ask, Commit, Stage, Track
@@ -390,14 +393,13 @@ class Commits:
             self._settle(track, "refused", result.why)
             return False
         before = self._state(track)
-        # What may be undone and done again is put on record even if it changes nothing: or a late
-        # retry of it would be another one.
-        if result is before and not isinstance(ask.change, SetPaused | SetReadonly):
+        if result is before and not _may_be_undone(ask.change):
             if isinstance(before, ArrayState) and before.released:
                 track.ask, track.leaving = None, [*track.leaving, ask][-QUEUE_MAX:]
             else:
                 self._settle(track, "done", "")
             return True
+        ask.force = ask.force and result is not before  # nothing is overruled by it
         recent = track.committed.recent if track.committed else ()
         recent = (*recent, *self._heritage(ask.change), Outcome(ask.proposal))[-RECENT_MAX:]
         stamp = self._ledger.stamp(track.key).next(self._ledger.term)
@@ -795,6 +797,15 @@ class Commits:
 def _is_probed(change: Change) -> bool:
     """A failure that a node saw: whether the last good member goes is asked after the probe."""
     return isinstance(change, FailMember) and change.seen_by is not None
+
+
+def _may_be_undone(change: Change) -> bool:
+    """What is put on record even if it changes nothing: or a late retry of it would be another one,
+    done to what somebody else has made of the array meanwhile."""
+    if isinstance(change, FailMember):
+        return change.seen_by is None
+    lasting = StartArray | StopArray | SetPaused | SetReadonly | StopLooking | SetRaidDisks
+    return isinstance(change, lasting)
 
 
 def key_of(change: Change) -> str:
