@@ -23,6 +23,7 @@ from mdcluster.control.verbs import (
     ArrayArgs,
     AssembleArgs,
     CreateArgs,
+    EraseArgs,
     GrowArgs,
     MemberArgs,
     NoArgs,
@@ -152,9 +153,17 @@ class Changer:
             try:
                 self._misc_step(step)
             except RefusedError as error:
-                self._refused(step.device, error)
-                code = 1
+                code |= self._not_done(step, error)
         return code
+
+    def _not_done(self, step: Step, error: RefusedError) -> int:
+        """mdadm's words and exit code for a device that it could not take (Kill.c)."""
+        if step.action == "zero-superblock":
+            text = f"Couldn't open {step.device} for write - not zeroing: {error}"
+            self._refused(step.device, RefusedError(error.verb, text), "device")
+            return 2
+        self._refused(step.device, error)
+        return 1
 
     def _misc_step(self, step: Step) -> None:
         if step.action == "stop":
@@ -165,6 +174,8 @@ class Changer:
             names = [step.device] if step.device else [one.name for one in self._arrays()]
             for name in names:
                 self._still(step.action, name)
+        elif step.action == "zero-superblock":
+            self._erase(step.device)
         elif step.action == "release":
             self._release(step.device)
         elif step.action == "run":
@@ -210,6 +221,12 @@ class Changer:
         args = ReleaseArgs(proposal(), array, self._command.has("force"))
         text = f"released {device_of(array)}: it is a plain md array now."
         self._change(Verb.RELEASE, args, text, array=array)
+
+    def _erase(self, device: str) -> None:
+        """mdadm says nothing where it is done (Kill.c)."""
+        args = EraseArgs(proposal(), device, self._command.has("force"))
+        text = f"erased the superblock on {device}"
+        self._change(Verb.ERASE, args, text, device=device)
 
     def _stop(self, array: str) -> None:
         self._change(
@@ -262,9 +279,9 @@ class Changer:
         if reply.text and self._command.verbosity > 0:
             self._output.say(reply.text)
 
-    def _refused(self, name: str, error: RefusedError) -> None:
+    def _refused(self, name: str, error: RefusedError, what: str = "array") -> None:
         self.results.append(
-            {"action": error.verb, "array": name, "state": "refused", "text": str(error)}
+            {"action": error.verb, what: name, "state": "refused", "text": str(error)}
         )
         self._output.error(str(error))
 

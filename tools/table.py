@@ -132,8 +132,9 @@ _CHANGES: Final = (
            forces=Mode.MISC, standing=_CLUSTER,
            why="frozen is refused: the writer alone says when md may copy"),
     Option("zero-superblock", "erase the superblock on a device", kind=Kind.ACTION,
-           sets=Mode.MISC, modes=_MISC, standing=_REFUSED,
-           why="the cluster would take it for a member that is lost: --remove it"),
+           sets=Mode.MISC, modes=_MISC, standing=_CLUSTER,
+           why="never that of a member of an array, in use or not: --remove it first; --force for "
+           "one of a cluster that is no more"),
     Option("kill-subarray", "delete array N from a container", "N", kind=Kind.ACTION,
            sets=Mode.MISC, modes=_MISC, standing=_REFUSED, why=_CONTAINER),
     Option("update-subarray", "change array N of a container", "N", kind=Kind.ACTION,

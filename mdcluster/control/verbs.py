@@ -46,6 +46,7 @@ class Verb(StrEnum):
     ADD = "add"
     READD = "readd"
     REPLACE = "replace"
+    ERASE = "erase"
     TRANSFER = "transfer"
     FENCE_ACK = "fence_ack"
     ADMIT = "admit"
@@ -196,6 +197,17 @@ class ReplaceArgs(NamedTuple):
     force: bool = False
 
 
+class EraseArgs(NamedTuple):
+    """Of a device that no array of the cluster has: its superblocks go, and what the cluster left.
+
+    force: although it is of another cluster.
+    """
+
+    proposal: str
+    device: str
+    force: bool = False
+
+
 class NodeArgs(NamedTuple):
     """For transfer, fence_ack, admit."""
 
@@ -220,6 +232,7 @@ ChangeArgs = (
     | GrowArgs
     | MemberArgs
     | ReplaceArgs
+    | EraseArgs
     | NodeArgs
     | ReloadArgs
 )
@@ -250,6 +263,7 @@ ARGS: dict[Verb, type[Args]] = {
     Verb.ADD: MemberArgs,
     Verb.READD: MemberArgs,
     Verb.REPLACE: ReplaceArgs,
+    Verb.ERASE: EraseArgs,
     Verb.TRANSFER: NodeArgs,
     Verb.FENCE_ACK: NodeArgs,
     Verb.ADMIT: NodeArgs,

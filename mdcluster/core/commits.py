@@ -27,6 +27,7 @@ from dataclasses import replace
 
 from mdcluster.core.adoption import EVENTS_MAX, waits_for_members
 from mdcluster.core.arrays import Refused, apply_change
+from mdcluster.core.creation import erase_problem
 from mdcluster.core.effects import WriteSuperblocks
 from mdcluster.core.election import Election
 from mdcluster.core.env import Env
@@ -58,6 +59,7 @@ from mdcluster.core.model import (
     DeviceId,
     EndLife,
     Entry,
+    EraseDevice,
     FailMember,
     ForgetArray,
     Gone,
@@ -309,6 +311,9 @@ class Commits:
         if isinstance(change, HandOver):
             assert state is not None
             return self._hand_over_refusal(change) or state
+        if isinstance(change, EraseDevice):
+            assert state is not None
+            return self._erase_refusal(change) or state
         assert not isinstance(state, ClusterState)
         others = self.others(track.key)
         for step in (*self._endings(state), *first, *self._checkpoints(state, change)):
@@ -357,17 +362,38 @@ class Commits:
             return Refused(f"cannot hand over to {name}: it does not answer")
         return None
 
+    def _erase_refusal(self, change: EraseDevice) -> Refused | None:
+        entries = (e for t in self.tracks.values() for e in (t.committed, t.entry) if e is not None)
+        states = [e.state for e in entries if isinstance(e.state, ArrayState)]
+        problem = erase_problem(change.device, change.path, states)
+        return Refused(problem) if problem else None
+
     def _refusal(self, track: Track, ask: Ask) -> str:
         result = self.evaluate(track, ask, ())
         return result.why if isinstance(result, Refused) else ""
 
-    @staticmethod
-    def too_early(track: Track, change: Change) -> str:
-        """A change of the shape starts from a state that every node has: see reshape.py."""
-        if not (isinstance(change, Reshape) and track.open):
+    def too_early(self, track: Track, change: Change) -> str:
+        """A change of the shape starts from a state that every node has: see reshape.py.
+
+        And a device is erased when no node can still use it as the member that it was.
+        """
+        about: Track | None = track
+        if isinstance(change, EraseDevice):
+            about = self.tracks.get(change.array)
+            early = about is not None and self._may_use(about, change.device)
+        else:
+            early = isinstance(change, Reshape) and bool(track.open)
+        if not early or about is None or about.committed is None:
             return ""
-        name = track.open[-1].entry.state.name
+        name = about.committed.state.name
         return f"{name}: not every node has applied the change before; try again"
+
+    def _may_use(self, track: Track, device: DeviceId) -> bool:
+        return any(
+            self.missing(track, commit)
+            for commit in track.open
+            if commit.removed is None or device in commit.removed
+        )
 
     def round_done(
         self, track: Track, runners: tuple[Life, ...], first: Iterable[ArrayChange] = ()
@@ -480,8 +506,9 @@ class Commits:
         for state in (before, entry.state):
             if isinstance(state, ArrayState):
                 must.update(state.running)
-        since_ms = self._env.now_ms
-        track.open.append(Commit(entry, frozenset(must), ask, since_ms))
+        removed = None if ask is None else _removed(before, entry.state)
+        commit = Commit(entry, frozenset(must), ask, self._env.now_ms, removed)
+        track.open.append(commit)
         self._env.notify("committed", key=track.key, term=entry.stamp.term, seq=entry.stamp.seq)
         if self._recommits:
             self._recommits.discard(track.key)
@@ -799,17 +826,25 @@ def _is_probed(change: Change) -> bool:
     return isinstance(change, FailMember) and change.seen_by is not None
 
 
+def _removed(
+    before: ArrayState | ClusterState | None, after: ArrayState | ClusterState
+) -> frozenset[DeviceId]:
+    """The devices that are members no more."""
+    if not (isinstance(before, ArrayState) and isinstance(after, ArrayState)):
+        return frozenset()
+    return frozenset(m.device for m in before.members if after.member(m.device) is None)
+
+
 def _may_be_undone(change: Change) -> bool:
     """What is put on record even if it changes nothing: or a late retry of it would be another one,
     done to what somebody else has made of the array meanwhile."""
     if isinstance(change, FailMember):
         return change.seen_by is None
     lasting = StartArray | StopArray | SetPaused | SetReadonly | StopLooking | SetRaidDisks
-    return isinstance(change, lasting)
+    return isinstance(change, lasting | EraseDevice)
 
 
 def key_of(change: Change) -> str:
     """The entry that a change is about."""
-    if isinstance(change, AddVoter | RemoveVoter | BindVoter | ForgetArray | HandOver):
-        return CLUSTER_KEY
-    return change.array
+    of_cluster = AddVoter | RemoveVoter | BindVoter | ForgetArray | EraseDevice | HandOver
+    return CLUSTER_KEY if isinstance(change, of_cluster) else change.array

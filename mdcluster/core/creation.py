@@ -116,6 +116,18 @@ def _member_problems(change: CreateArray, others: tuple[ArrayState, ...]) -> Ite
             yield f"no device for the data of roles {sorted(wanted)}: name at least one of them"
 
 
+def erase_problem(device: DeviceId, path: str, arrays: Iterable[ArrayState]) -> str:
+    """Why the device must not be erased ('' if no array has it as a member, in use or not)."""
+    for state in arrays:
+        if (member := state.member(device)) is not None:
+            word = "in sync" if member.state is MemberState.IN_SYNC else member.state.value
+            return (
+                f"{path} is a member of array {state.name} ({word}): --fail and --remove it there "
+                "first, or --release the array"
+            )
+    return ""
+
+
 def device_problem(new: NewMember, size_sectors: int, others: Iterable[ArrayState]) -> str:
     """Why the device cannot be a member of an array of this component size ('' if it can)."""
     owner = next((other for other in others if other.member(new.device)), None)

@@ -122,6 +122,20 @@ class DropNonces:
     op: int
 
 
+@dataclass(frozen=True, slots=True)
+class EraseSuperblock:
+    """Take what md and a cluster left off a device, unless somebody takes it now -> Erased.
+
+    force: although it is another cluster's.
+    """
+
+    op: int
+    array: ArrayId
+    device: DeviceId
+    path: str
+    force: bool
+
+
 # --- the md driver -----------------------------------------------------------------------
 
 
@@ -337,6 +351,7 @@ Effect = (
     | WriteSuperblocks
     | WriteNonces
     | DropNonces
+    | EraseSuperblock
     | PrepareDevices
     | ForgetPrepared
     | Apply

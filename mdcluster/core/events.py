@@ -119,6 +119,12 @@ class NoncesWritten:
 
 
 @dataclass(frozen=True, slots=True)
+class Erased:
+    op: int
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     op: int
     problem: str
@@ -272,6 +278,7 @@ Event = (
     | PersistRecovered
     | SuperblocksWritten
     | NoncesWritten
+    | Erased
     | Prepared
     | Applied
     | ArrayLeft

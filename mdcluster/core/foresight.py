@@ -114,8 +114,7 @@ class Foresight:
     ) -> Outlook | str:
         refusal = self._commits.too_early(track, ask.change)
         state = before if isinstance(before, ArrayState) else None
-        need = None if isinstance(before, ClusterState) else self._preparing.need(ask.change, state)
-        kind, asked = need or ("", set())
+        kind, asked = self._preparing.need(ask.change, state) or ("", set())
         runners = opened.runners if opened else ()
         if isinstance(ask.change, CreateArray | AdoptArray):
             runners = tuple(sorted(asked))

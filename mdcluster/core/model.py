@@ -500,6 +500,19 @@ class ForgetArray:
 
 
 @dataclass(frozen=True, slots=True)
+class EraseDevice:
+    """--zero-superblock: what md and a cluster left on a device that no array has. Done by the
+    writer; the commit only says so.
+
+    array, device: the member that it was, as it says itself. path: where the user saw it.
+    """
+
+    array: ArrayId
+    device: DeviceId
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class HandOver:
     """Planned transfer of the writer role; done once the target is writer. Never committed."""
 
@@ -532,7 +545,7 @@ ArrayChange = (
 )
 Reshape = SetRaidDisks | SetSize | ShowSize
 VoterChange = BindVoter | AddVoter | RemoveVoter
-ClusterChange = VoterChange | ForgetArray | HandOver
+ClusterChange = VoterChange | ForgetArray | EraseDevice | HandOver
 Change = ArrayChange | ClusterChange
 
 

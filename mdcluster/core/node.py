@@ -26,6 +26,7 @@ from mdcluster.core.commits import Commits
 from mdcluster.core.departures import NO_VOTER, STOPS, Departures
 from mdcluster.core.effects import (
     Effect,
+    EraseSuperblock,
     SetTimer,
     StartSync,
     WriteNonces,
@@ -37,6 +38,7 @@ from mdcluster.core.env import Env, TimerKey
 from mdcluster.core.events import (
     Applied,
     Asked,
+    Erased,
     Event,
     FenceAcked,
     Held,
@@ -109,8 +111,8 @@ from mdcluster.core.waits import Cause, Wait
 from mdcluster.core.windows import SyncLimits
 from mdcluster.core.writer import Writer
 
-GATED = (StartSync, ZeroSlot, WriteNonces, WriteSuperblocks)
-GATED_ENDS = (SyncStopped, SlotZeroed, NoncesWritten, SuperblocksWritten)
+GATED = (StartSync, ZeroSlot, WriteNonces, EraseSuperblock, WriteSuperblocks)
+GATED_ENDS = (SyncStopped, SlotZeroed, NoncesWritten, Erased, SuperblocksWritten)
 """Work behind the gate, and the events that end it, one each: until the last has come, a node
 neither reports to another writer nor gives the word to a successor."""
 

@@ -3,7 +3,8 @@
 Rules of this file: a device is used only after every node that is to use it has read the
 writer's nonce back from it; a life runs an array only after it has opened every member, none
 of them older than what is known to be projected; an array is stopped only after every life
-that runs it has stopped; a member that one node saw failing is tried by the others first.
+that runs it has stopped; a member that one node saw failing is tried by the others first; a
+device is erased by the writer, and it is said to be only then.
 """
 
 from collections.abc import Callable
@@ -21,9 +22,9 @@ from mdcluster.core.model import (
     ArrayId,
     ArrayState,
     Change,
-    ClusterState,
     CreateArray,
     DeviceId,
+    EraseDevice,
     FailMember,
     JoinRunner,
     Life,
@@ -72,9 +73,8 @@ class Preparing:
 
     def start(self, track: Track, ask: Ask) -> bool:
         """Begin the round this proposal needs; False if it needs none."""
-        state = track.committed.state if track.committed else None
-        if isinstance(state, ClusterState):
-            return False
+        newest = track.committed.state if track.committed else None
+        state = newest if isinstance(newest, ArrayState) else None
         need = self.need(ask.change, state)
         if need is not None:
             self._begin(track, ask, state, *need)
@@ -84,6 +84,8 @@ class Preparing:
         """The round that a change of this state needs, and the lives that are asked in it."""
         if isinstance(change, CreateArray | AdoptArray):
             return Kind.CLAIM, self.candidates()
+        if isinstance(change, EraseDevice):
+            return Kind.ERASE, {self._env.me}
         if state is None:
             return None
         if isinstance(change, AddMember | ReAddMember):
@@ -106,6 +108,9 @@ class Preparing:
         change = ask.change
         if isinstance(change, CreateArray | AdoptArray):
             self._claim(track, ask, change.members, lives)
+            return
+        if isinstance(change, EraseDevice):
+            self._erase(track, ask, change)
             return
         assert state is not None
         if isinstance(change, AddMember):
@@ -165,6 +170,15 @@ class Preparing:
             for device, why in reply.missing:
                 return f"node {name} cannot use device {device}: {why}"
         return ""
+
+    def _erase(self, track: Track, ask: Ask, change: EraseDevice) -> None:
+        def done(round_: Round, why: str) -> None:
+            if why:
+                self.commits.round_failed(track, "refused", why)
+            else:
+                self.commits.round_done(track, ())
+
+        self._rounds.erase(change, ask.force, self._env.me, done)
 
     # --- open -----------------------------------------------------------------------------
 

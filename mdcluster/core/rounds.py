@@ -5,7 +5,8 @@
 * open: a node opens the members of an array it is to run, and tells the age of each;
 * stop: every node that runs the array stops it, or says that it is in use;
 * readonly: every node that runs the array admits no more writes to it, or says that it is in use;
-* probe: the other nodes try a member that one node saw failing.
+* probe: the other nodes try a member that one node saw failing;
+* erase: the writer takes the superblock off a device that no array has.
 
 Rules of this file: a round waits for its listed lives only, and only until its deadline; a
 life that was fenced is not waited for; a round that fails is abandoned everywhere, and the
@@ -16,11 +17,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from mdcluster.core.effects import DropNonces, WriteNonces
+from mdcluster.core.effects import DropNonces, EraseSuperblock, WriteNonces
 from mdcluster.core.env import Env
-from mdcluster.core.events import NoncesWritten
+from mdcluster.core.events import Erased, NoncesWritten
 from mdcluster.core.messages import Abandon, Prepare, PrepareReply, Probe, ProbeReply
-from mdcluster.core.model import AdoptArray, ArrayId, Claim, DeviceId, Life, NewMember, Stamp
+from mdcluster.core.model import (
+    AdoptArray,
+    ArrayId,
+    Claim,
+    DeviceId,
+    EraseDevice,
+    Life,
+    NewMember,
+    Stamp,
+)
 
 TIMER = "round"
 ROUNDS_MAX = 256
@@ -32,6 +42,7 @@ class Kind(StrEnum):
     STOP = "stop"
     READONLY = "readonly"
     PROBE = "probe"
+    ERASE = "erase"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +140,12 @@ class Rounds:
         round_ = self._new(Kind.PROBE, array, lives, done, self._env.timing.probe_deadline_ms)
         self._ask(round_, Probe(self._term, round_.op, array, device))
 
+    def erase(self, change: EraseDevice, force: bool, me: Life, done: Done) -> None:
+        """Have the writer itself erase a device."""
+        array, device, path = change.array, change.device, change.path
+        round_ = self._new(Kind.ERASE, array, {me}, done, self._env.timing.prepare_deadline_ms)
+        self._env.emit(EraseSuperblock(round_.op, array, device, path, force))
+
     def _new(
         self, kind: Kind, array: ArrayId, lives: set[Life], done: Done, deadline_ms: int
     ) -> Round:
@@ -160,6 +177,11 @@ class Rounds:
         nonces = dict(ev.nonces)
         claims = tuple(Claim(c.device, c.path, nonces.get(c.device, b"")) for c in round_.claims)
         self._ask(round_, Prepare(self._term, round_.op, round_.array, claims))
+
+    def on_erased(self, ev: Erased) -> None:
+        round_ = self.rounds.get(ev.op)
+        if round_ is not None:
+            self._end(round_, ev.problem)
 
     def on_prepare_reply(self, sender: Life, msg: PrepareReply) -> None:
         self._reply(sender, msg.op, Reply(msg.problem, msg.found, msg.missing))

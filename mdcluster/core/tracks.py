@@ -9,6 +9,7 @@ from mdcluster.core.model import (
     ArrayState,
     Change,
     ClusterState,
+    DeviceId,
     Entry,
     Life,
     NodeId,
@@ -41,12 +42,17 @@ class Stage(StrEnum):
 
 @dataclass(slots=True)
 class Commit:
-    """A committed entry that is being applied: who must still apply it, who waits for it."""
+    """A committed entry that is being applied: who must still apply it, who waits for it.
+
+    removed: the devices that it takes out of the array; None if more was taken out before, by
+    what those who must apply it may not have applied.
+    """
 
     entry: Entry
     must: frozenset[Life]
     ask: Ask | None
     since_ms: int
+    removed: frozenset[DeviceId] | None = None
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from glob import iglob
 from itertools import islice
+from uuid import UUID
 
 from mdcluster.core.model import ArrayId, DeviceId, Stamp
 from mdcluster.members.errors import MembersError
@@ -69,9 +70,24 @@ class Look:
         return None if self.superblock is None else ArrayId(str(self.superblock.set_uuid))
 
     @property
+    def left_by(self) -> tuple[ArrayId, DeviceId] | None:
+        """The member that it is, or was, by what a cluster has left on it; None for a plain one."""
+        found: Header | Nonce | None = self.header or self.nonce
+        if self.superblock is not None:
+            ids = self.superblock.set_uuid, self.superblock.device_uuid
+            return _ids(*ids) if self.superblock.guarded else None
+        if isinstance(found, Nonce):
+            return _ids(found.array, found.device)
+        return _ids(found.array_uuid, found.device_uuid) if found is not None else None
+
+    @property
     def stamp(self) -> Stamp | None:
         """The stamp in the superblock."""
         return None if self.superblock is None else Stamp.of_events(self.superblock.events)
+
+
+def _ids(array: UUID, device: UUID) -> tuple[ArrayId, DeviceId]:
+    return ArrayId(str(array)), DeviceId(str(device))
 
 
 def identity_of(path: str) -> Identity:

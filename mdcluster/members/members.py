@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from mdcluster.core.creation import erase_problem
 from mdcluster.core.model import (
     ZERO,
     AdoptArray,
@@ -41,6 +42,7 @@ from mdcluster.members.area import (
     release_member,
     write_member,
 )
+from mdcluster.members.erasing import erase
 from mdcluster.members.errors import MembersError, NewerFoundError
 from mdcluster.members.look import Look, hold
 from mdcluster.members.nonceblock import NONCE_BYTES
@@ -295,6 +297,41 @@ class Members:
         except MdclusterError as error:
             return str(error)
         return ""
+
+    # --- EraseSuperblock --------------------------------------------------------------------
+
+    async def erase(self, array: ArrayId, device: DeviceId, path: str, force: bool) -> str:
+        """Take md's superblocks and the cluster's blocks off it: '' or why not.
+
+        path: where it was named. force: although it is another cluster's.
+        """
+        looks = await self.registry.scan([path])
+        seen = [one for one in looks if one.left_by == (array, device)]
+        if len(seen) != 1:
+            found = " and ".join(one.path for one in seen) or f"none of {len(looks)} devices"
+            return f"{path}: {found} of the writer's node is the device of that superblock"
+        if why := self._not_to_erase(seen[0], array, device, force):
+            return why
+        call = partial(erase, seen[0], self._gate.check)
+        why = await self._say(seen[0].path, self._timing.write_deadline_ms, call)
+        self._memos.pop(device, None)
+        self.registry.forget(device)
+        return why
+
+    def _not_to_erase(self, seen: Look, array: ArrayId, device: DeviceId, force: bool) -> str:
+        marks = [one.nonce for marked in self._marked.values() for one in marked]
+        if seen.nonce in marks:
+            return f"{seen.path} is just being taken into an array"
+        known = self.arrays()
+        if problem := erase_problem(device, seen.path, known):
+            return problem
+        header = seen.header
+        ours = any(state.uuid == array for state in known)
+        ours |= header is not None and str(header.cluster_uuid) == self._cluster_uuid()
+        if ours or force:
+            return ""
+        owner = f"cluster {header.cluster_name}" if header is not None else "a cluster unknown here"
+        return f"{seen.path} belongs to {owner}; --force if that is no more"
 
     # --- PrepareDevices ---------------------------------------------------------------------
 

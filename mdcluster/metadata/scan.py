@@ -7,7 +7,7 @@ apart is as good as equal.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
@@ -176,6 +176,14 @@ def read_superblock(device: DeviceReader) -> Superblock:
 
 def _other_superblock(device: DeviceReader) -> UnsupportedError | None:
     """Metadata of another version in its place (mdadm super1.c load_super1, super0.c)."""
+    for version, offset in other_superblocks(device):
+        where = Where(device.path, offset)
+        return UnsupportedError(where, f"md metadata {version}", "only 1.2 is handled")
+    return None
+
+
+def other_superblocks(device: DeviceReader) -> Iterator[tuple[str, int]]:
+    """Version and byte offset of what looks like md's metadata, other than 1.2."""
     sectors = device.size_bytes // SECTOR
     places = (
         ("1.1", 0),
@@ -186,9 +194,7 @@ def _other_superblock(device: DeviceReader) -> UnsupportedError | None:
         if offset < 0 or offset + 4 > device.size_bytes:
             continue
         if int.from_bytes(device.read(offset, 4), "little") == MAGIC:
-            where = Where(device.path, offset)
-            return UnsupportedError(where, f"md metadata {version}", "only 1.2 is handled")
-    return None
+            yield version, offset
 
 
 def _superblock(device: DeviceReader, problems: list[MetadataError]) -> Superblock | None:

@@ -16,6 +16,7 @@ from mdcluster.control.verbs import (
     AdoptArgs,
     AssembleArgs,
     CreateArgs,
+    EraseArgs,
     GrowArgs,
     MemberArgs,
     NodeArgs,
@@ -26,6 +27,7 @@ from mdcluster.control.verbs import (
     Verb,
 )
 from mdcluster.core.adoption import adoption_problem
+from mdcluster.core.creation import erase_problem
 from mdcluster.core.model import (
     MEMBERS_MAX,
     AddMember,
@@ -38,6 +40,7 @@ from mdcluster.core.model import (
     ClusterState,
     CreateArray,
     DeviceId,
+    EraseDevice,
     FailMember,
     HandOver,
     Member,
@@ -107,13 +110,15 @@ class Places:
 
 
 def devices_named(
-    args: CreateArgs | AssembleArgs | MemberArgs | ReplaceArgs | GrowArgs,
+    args: CreateArgs | AssembleArgs | MemberArgs | ReplaceArgs | GrowArgs | EraseArgs,
 ) -> tuple[str, ...]:
     """The paths in a request whose devices are to be looked at, each once."""
     if isinstance(args, ReplaceArgs):
         names: tuple[str, ...] = (args.device, args.by or "")
+    elif isinstance(args, MemberArgs | EraseArgs):
+        names = (args.device,)
     else:
-        names = (args.device,) if isinstance(args, MemberArgs) else args.devices
+        names = args.devices
     return tuple(dict.fromkeys(name for name in names if name.startswith("/")))
 
 
@@ -487,6 +492,17 @@ def remove(
     else:
         gone = [find_member(state, args.device, places.known, looks.get(args.device))]
     return tuple(Wish(RemoveMember(state.uuid, m.device), args.force) for m in gone)
+
+
+def erase(args: EraseArgs, arrays: Sequence[ArrayState], looks: Looks) -> Wish:
+    """Take all that makes a device a member off it; RequestError if an array has it."""
+    seen = _look_at(args.device, looks)
+    if seen.left_by is None:
+        raise RequestError(f"{seen.path} has nothing of a cluster: it is for mdadm")
+    array, device = seen.left_by
+    if problem := erase_problem(device, seen.path, arrays):
+        raise RequestError(problem)
+    return Wish(EraseDevice(array, device, seen.path), args.force)
 
 
 def _faulty(state: ArrayState) -> list[Member]:

@@ -18,6 +18,7 @@ from mdcluster.core.model import (
     ClusterState,
     CreateArray,
     DeviceId,
+    EraseDevice,
     HandOver,
     Life,
     Member,
@@ -144,7 +145,7 @@ def _hand_over(kind: str, change: HandOver, names: Names) -> ChangePlan:
 def _first(change: Change, outlook: Outlook, names: Names) -> Iterator[NodePlan]:
     """The round that the change needs."""
     devices = [names.device(new.device) for new in _new_members(change)]
-    if isinstance(change, ReAddMember):
+    if isinstance(change, ReAddMember | EraseDevice):
         devices = [names.device(change.device)]
     told = ", ".join(devices)
     if outlook.need == Kind.CLAIM:
@@ -154,6 +155,8 @@ def _first(change: Change, outlook: Outlook, names: Names) -> Iterator[NodePlan]
         steps = ("stops it in md, or refuses while it is in use there",)
     elif outlook.need == Kind.READONLY:
         steps = ("admits no more writes, or refuses while it is in use there",)
+    elif outlook.need == Kind.ERASE:
+        steps = (f"its gate: takes superblocks and the cluster's blocks off {told}",)
     elif outlook.need == Kind.OPEN:
         steps = ("has every member that is needed (tried just now)",)
     else:

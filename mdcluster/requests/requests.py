@@ -10,6 +10,7 @@ from mdcluster.control.verbs import (
     Args,
     AssembleArgs,
     CreateArgs,
+    EraseArgs,
     GrowArgs,
     MemberArgs,
     NodeArgs,
@@ -86,14 +87,20 @@ class Requests:
             looks = await self._devices.look(build.devices_named(args))
             places = build.Places(self._devices.paths, {})
             return (build.replacement(args, states_of(self._view()), looks, places),)
+        if isinstance(args, EraseArgs):
+            looks = await self._devices.look(build.devices_named(args))
+            return (build.erase(args, states_of(self._view()), looks),)
         if isinstance(args, MemberArgs):
             return await self._members(verb, args)
-        if isinstance(args, NodeArgs) and verb is Verb.TRANSFER:
-            return (build.transfer(args, names_of(self._view())),)
-        if isinstance(args, NodeArgs) and verb is Verb.ADMIT:
-            view = self._view()
-            return (build.admit(args, view.cluster, names_of(view)),)
+        if isinstance(args, NodeArgs) and verb in (Verb.TRANSFER, Verb.ADMIT):
+            return (self._node(verb, args),)
         raise RequestError(f"{verb} proposes nothing")
+
+    def _node(self, verb: Verb, args: NodeArgs) -> Wish:
+        view = self._view()
+        if verb is Verb.TRANSFER:
+            return build.transfer(args, names_of(view))
+        return build.admit(args, view.cluster, names_of(view))
 
     async def _adopt(self, args: AdoptArgs) -> Wish:
         """MdclusterError tells what stands against one of the members."""

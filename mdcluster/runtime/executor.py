@@ -25,6 +25,7 @@ from mdcluster.core.effects import (
     Apply,
     DropNonces,
     Effect,
+    EraseSuperblock,
     Fence,
     ForgetPrepared,
     HoldAll,
@@ -49,6 +50,7 @@ from mdcluster.core.events import (
     ArrayKept,
     ArrayLeft,
     BitsSet,
+    Erased,
     Event,
     Held,
     MemberFailed,
@@ -154,6 +156,9 @@ class Executor:
                 lambda why: NoncesWritten(e.op, why, ()),
             ),
             DropNonces: lambda e: self._queues.put(("nonces", e.op), partial(self._drop_nonces, e)),
+            EraseSuperblock: lambda e: self._put_event(
+                ("erase", e.op), members.erase, e, lambda why: Erased(e.op, why)
+            ),
             PrepareDevices: self._begin_prepare,
             ForgetPrepared: lambda e: self._arrays.forget_stop(e.op),
             ProbeMember: lambda e: self._put_event(

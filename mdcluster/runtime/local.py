@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from mdcluster.core.effects import (
     DropNonces,
+    EraseSuperblock,
     PrepareDevices,
     ProbeMember,
     WriteNonces,
@@ -14,6 +15,7 @@ from mdcluster.core.effects import (
     ZeroSlot,
 )
 from mdcluster.core.events import (
+    Erased,
     NoncesWritten,
     Prepared,
     Probed,
@@ -52,6 +54,10 @@ class LocalMembers:
 
     async def drop_nonces(self, effect: DropNonces) -> None:
         await self._members.drop_nonces(effect.op)
+
+    async def erase(self, effect: EraseSuperblock) -> Erased:
+        problem = await self._members.erase(effect.array, effect.device, effect.path, effect.force)
+        return Erased(effect.op, problem)
 
     async def prepare(self, effect: PrepareDevices) -> Prepared:
         proved = await self._members.prepare(effect.claims)

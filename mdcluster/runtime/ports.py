@@ -6,6 +6,7 @@ from typing import Protocol
 from mdcluster.core.effects import (
     DropNonces,
     Effect,
+    EraseSuperblock,
     Fence,
     PrepareDevices,
     ProbeMember,
@@ -14,6 +15,7 @@ from mdcluster.core.effects import (
     ZeroSlot,
 )
 from mdcluster.core.events import (
+    Erased,
     Event,
     Fenced,
     FenceWaits,
@@ -43,6 +45,8 @@ class MemberPort(Protocol):
     async def write_nonces(self, effect: WriteNonces) -> NoncesWritten: ...
 
     async def drop_nonces(self, effect: DropNonces) -> None: ...
+
+    async def erase(self, effect: EraseSuperblock) -> Erased: ...
 
     async def prepare(self, effect: PrepareDevices) -> Prepared: ...
 

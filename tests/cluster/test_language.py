@@ -19,6 +19,7 @@ SCRIPT = f"""
 -W /dev/md/r
 /dev/md/r --fail A --remove A
 -Wq r
+--zero-superblock A
 /dev/md/r -a A
 /dev/md/r --fail C --remove failed --add-spare C
 -Wq r

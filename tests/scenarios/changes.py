@@ -106,6 +106,10 @@ class Changes:
     def change_re_add(self, array: str, device: str) -> m.Change:
         return m.ReAddMember(m.ArrayId(array), m.DeviceId(device), f"/dev/{device}")
 
+    def change_erase(self, array: str, device: str) -> m.Change:
+        """erase r0 d1: the disk, which says that it is, or was, this member."""
+        return m.EraseDevice(m.ArrayId(array), m.DeviceId(device), f"/dev/{device}")
+
     def change_hand_over(self, target: str) -> m.Change:
         return m.HandOver(self._host(target).node)
 

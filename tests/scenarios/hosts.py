@@ -286,7 +286,8 @@ class Host(Md):
         """What is carried out one after the other (as mdcluster.runtime.executor does)."""
         lanes = {"WriteSuperblocks": "meta", "HoldRange": "hold", "LimitSync": "sync"}
         kind = type(effect).__name__
-        if isinstance(effect, fx.WriteNonces | fx.PrepareDevices | fx.ProbeMember):
+        by_op = fx.WriteNonces | fx.EraseSuperblock | fx.PrepareDevices | fx.ProbeMember
+        if isinstance(effect, by_op):
             return kind, str(effect.op)
         array = effect.entry.key if hasattr(effect, "entry") else effect.array
         return lanes.get(kind, "md"), str(array)

@@ -78,6 +78,14 @@ class Md(Peer):
         problem = problem or ("" if self.gate_open else "the gate is shut")
         return ev.NoncesWritten(effect.op, problem, () if problem else tuple(nonces))
 
+    def _erase(self, effect: fx.EraseSuperblock, problem: str) -> ev.Event:
+        disk = self.disk(effect.device)
+        if not (problem or self.gate_open):
+            problem = "the gate is shut"
+        if not problem:
+            disk.stamp, disk.nonce = ZERO, b""
+        return ev.Erased(effect.op, problem)
+
     def drop_nonces(self, op: int) -> None:
         for disk in self.world.disks.values():
             if disk.nonce.startswith(f"{op}/".encode()):
@@ -225,6 +233,7 @@ class Md(Peer):
 CARRY_OUT: dict[type, Callable[[Any, Any, str], ev.Event | None]] = {
     fx.WriteSuperblocks: Md._write_superblocks,
     fx.WriteNonces: Md._write_nonces,
+    fx.EraseSuperblock: Md._erase,
     fx.PrepareDevices: Md._prepare,
     fx.ProbeMember: Md._probe,
     fx.Apply: Md._apply,

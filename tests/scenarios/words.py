@@ -122,6 +122,7 @@ _EFFECTS: dict[type, Callable[[Any], str]] = {
     fx.WriteSuperblocks: _stamped,
     fx.WriteNonces: lambda e: " ".join([e.array, *(m.device for m in e.members)]),
     fx.DropNonces: _no,
+    fx.EraseSuperblock: lambda e: f"{e.device} of {e.array}",
     fx.PrepareDevices: lambda e: " ".join([e.array, *(c.device for c in e.claims), *_prepares(e)]),
     fx.ForgetPrepared: _no,
     fx.Apply: _stamped,

@@ -472,6 +472,18 @@ class Checkers:
         if host.spectator:
             self.fail(f"(8) {host.name}, a spectator, writes to {disk.path}")
 
+    def erased(self, host: Host, disk: Disk) -> None:
+        """No array has it, and no node that lives uses it; for spectators nothing waits."""
+        self.disk_written(host, disk)
+        for state in self.newest_arrays():
+            if disk.device is not None and state.member(disk.device) is not None:
+                self.fail(f"(3) {host.name} erases {disk.path}, a member of {state.name}")
+        for other in self.world.hosts:
+            arrays = other.md.arrays.values() if other.md_up and not other.spectator else ()
+            if any(leg.disk is disk and not leg.faulty for a in arrays for leg in a.legs):
+                self.fail(f"(3) {host.name} erases {disk.path}, which {other.name} uses")
+        self.world.load["erased"] += 1
+
     def superblock_written(self, host: Host, disk: Disk, entry: Entry) -> None:
         old = disk.superblock
         if old is None or old.key != entry.key or disk.torn or old.stamp <= entry.stamp:

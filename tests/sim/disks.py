@@ -99,6 +99,10 @@ class Disk:
             self.device, self.nonce, self.superblock, self.torn = self.before_nonce
             self.before_nonce = None
 
+    def erase(self) -> None:
+        self.device, self.nonce, self.superblock, self.torn = None, b"", None, False
+        self.before_nonce = None
+
     def write_superblock(self, entry: Entry) -> None:
         self.superblock, self.torn, self.before_nonce = entry, False, None
         self.plain = isinstance(entry.state, ArrayState) and entry.state.released

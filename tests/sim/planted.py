@@ -411,7 +411,7 @@ PLANTED: dict[str, Planted] = {
     "size_shown_at_once": Planted(
         (
             (Keeper, "_tend_array", _shows_at_once),
-            (Commits, "too_early", staticmethod(lambda track, ask: "")),
+            (Commits, "too_early", lambda self, track, change: ""),
         ),
         scenes.mix_of(scenes.grows, size_blocks=7),
         "(6)",
@@ -548,6 +548,16 @@ PLANTED: dict[str, Planted] = {
         ((Departures, "not_running", _started_anew),),
         scenes.mix_of(scenes.stopped_behind_its_back, **KERNEL),
         "no bit set",
+    ),
+    "members_are_erased": Planted(
+        ((Commits, "_erase_refusal", lambda self, change: None),),
+        scenes.mix_of(scenes.erases_members),
+        "(3)",
+    ),
+    "erased_while_in_use": Planted(
+        ((Commits, "too_early", lambda self, track, change: ""),),
+        scenes.mix_of(scenes.erases, disks=3),
+        "(3)",
     ),
     "never_hands_over_to_a_runner": Planted(
         ((Keeper, "_hand_over_to_a_runner", _never_hands_over),),

@@ -51,6 +51,7 @@ LOAD_MIN = {
     "writes_acked": 200.0,
     "watchdog_resets": 0.05,
     "fenced_by_time": 0.1,
+    "erased": 0.02,
 }
 """What a seed must see on average, or the run says nothing."""
 

@@ -13,9 +13,11 @@ from mdcluster.core.events import Asked, FenceAcked, Line
 from mdcluster.core.model import (
     ArrayId,
     BeginSync,
+    EraseDevice,
     FailMember,
     HandOver,
     ReleaseArray,
+    RemoveMember,
     SetSize,
     StopArray,
     SyncKind,
@@ -597,6 +599,30 @@ def stopped_behind_its_back(run: Run) -> None:
 
     world.after_us(300_000, stop)
     world.after_us(310_000, run.boot, host)
+
+
+def erases(run: Run) -> None:
+    """A member goes, and is erased, while messages to a follower are stuck that still uses it."""
+    world, writer = run.world, run.world.hosts[_writer(run)]
+    slow = run.rng.choice(_others(run, writer.index))
+    state = world.workload.array()
+    if state is None:
+        return
+    device = state.in_sync[0].device
+    erase = EraseDevice(state.uuid, device, world.workload.paths[device])
+    world.network.clogged_until[writer.index, slow] = world.now_us + 400_000
+    world.workload.wish(FailMember(state.uuid, device, "told to"), at=writer)
+
+    def then(change: RemoveMember | EraseDevice) -> None:
+        world.workload.wish(change, at=writer)
+
+    world.after_us(100_000, then, RemoveMember(state.uuid, device))
+    world.after_us(200_000, then, erase)
+
+
+def erases_members(run: Run) -> None:
+    """Somebody erases whatever shows a superblock."""
+    run.world.workload.erase_device()
 
 
 def nothing_more(run: Run) -> None:

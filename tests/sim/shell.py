@@ -18,6 +18,7 @@ from mdcluster.core.effects import (
     Apply,
     DropNonces,
     Effect,
+    EraseSuperblock,
     ForgetPrepared,
     HoldRange,
     LeaveArray,
@@ -40,6 +41,7 @@ from mdcluster.core.events import (
     ArrayKept,
     ArrayLeft,
     BitsSet,
+    Erased,
     Event,
     Held,
     NoncesWritten,
@@ -76,6 +78,7 @@ class ArrayShell(Copying):
         self.starters: dict[type, Callable[[Any], None]] = {
             WriteSuperblocks: self._write_superblocks,
             WriteNonces: self._write_nonces,
+            EraseSuperblock: self._erase,
             PrepareDevices: self._prepare,
             Apply: self._apply,
             LeaveArray: self._leave,
@@ -257,6 +260,19 @@ class ArrayShell(Copying):
         else:
             self.nonces[effect.op] = disks
         self.done(effect, NoncesWritten(effect.op, problem, tuple(claimed)))
+
+    def _erase(self, effect: EraseSuperblock) -> None:
+        disk, problem = self.world.disk_of(effect.device), ""
+        if not self.gate_lets_through():
+            problem = GATE_SHUT
+        elif disk is None or disk.plain or not disk.writes_for(self.host.index):
+            problem = f"{effect.path}: not to be found, or cannot be written"
+        elif disk.before_nonce and any(disk in disks for disks in self.nonces.values()):
+            problem = f"{effect.path}: is just being taken"
+        else:
+            self.world.check.erased(self.host, disk)
+            disk.erase()
+        self.done(effect, Erased(effect.op, problem))
 
     # --- prepare, apply ------------------------------------------------------------------
 
@@ -531,7 +547,7 @@ def _queue_of(effect: Effect) -> str:
         return f"{kind} {effect.entry.key}"
     if isinstance(effect, Apply):
         return effect.entry.key
-    if isinstance(effect, WriteNonces | ProbeMember):
+    if isinstance(effect, WriteNonces | EraseSuperblock | ProbeMember):
         return f"{kind} {effect.op}"
     if isinstance(effect, PrepareDevices) and not (effect.stopping or effect.readonly):
         return f"{kind} {effect.op}"

@@ -42,6 +42,10 @@ ADMIN = (
 
 STILL = 0.3
 """In how many seeds arrays are paused, or made read-only, and back."""
+ERASURES = 0.2
+"""In how many seeds devices are erased, or somebody tries to."""
+LOOKS = 0.15
+"""In how many seeds members are checked and repaired more often than others do."""
 WATCHDOGS = 0.2
 """In how many seeds the hosts have watchdogs."""
 
@@ -124,6 +128,10 @@ def random_mix(seed: int) -> Mix:
     if late_rng.random() < STILL:
         mix.admin = (*mix.admin, "be_still")
     mix.dry_runs = late_rng.random() < 0.5
+    if late_rng.random() < ERASURES:
+        mix.admin = (*mix.admin, "erase", "erase")
+    if late_rng.random() < LOOKS:
+        mix.admin = (*mix.admin, "look", "look")
     return mix
 
 

@@ -22,6 +22,7 @@ from mdcluster.core.model import (
     Change,
     CreateArray,
     DeviceId,
+    EraseDevice,
     FailMember,
     HandOver,
     Life,
@@ -305,6 +306,25 @@ class Workload:
             disk = self.world.add_disk(f"{prefix}{count}")
         self.world.load["admin_add"] += 1
         self.wish(AddMember(state.uuid, self.new_member(disk.path)), force=True)
+
+    def erase(self) -> None:
+        """A member fails, is removed, and erased: in good time, or too early."""
+        rng = self.world.rng
+        self.fail_member()
+        self.world.after_us(rng.randrange(100_000, 400_000), self.remove_member)
+        self.world.after_us(rng.randrange(300_000, 900_000), self.erase_device)
+
+    def erase_device(self) -> None:
+        """Any disk that shows a superblock: members, which must stay, and what was one."""
+        rng = self.world.rng
+        shown = [d for d in self.world.disks.values() if d.device is not None and d.superblock]
+        gone = [d for d in shown if not self._member(d)]
+        if shown:
+            disk = rng.choice(gone if gone and rng.random() < 0.7 else shown)
+            assert disk.device is not None and disk.superblock is not None
+            self.world.load["admin_erase"] += 1
+            array = ArrayId(disk.superblock.key)
+            self.wish(EraseDevice(array, disk.device, disk.path))
 
     def _member(self, disk: Disk) -> bool:
         device = disk.device

@@ -24,6 +24,7 @@ complete -c mdcadm -l run -d 'start it even if degraded; create it despite oddit
 complete -c mdcadm -l readonly -d 'make an array read-only'
 complete -c mdcadm -l readwrite -d 'make an array writable'
 complete -c mdcadm -l action -d 'check, repair, or idle to end that' -x -a 'check repair idle'
+complete -c mdcadm -l zero-superblock -d 'erase the superblock on a device'
 complete -c mdcadm -l reload -d 'read clusterips again'
 complete -c mdcadm -l adopt -d 'take a plain md array in - all its active members'
 complete -c mdcadm -l release -d 'give an array back - a plain md array again'

@@ -118,6 +118,7 @@ KEPT = [
     ("-S /dev/md8", "nothing that writes is handed over to mdadm"),
     ("-D /dev/md127 /dev/md/data", "/dev/md127 is this host's own, /dev/md/data is the cluster's"),
     ("--zero-superblock @/member @/plain", "give a command of its own for it"),
+    ("--zero-superblock @/member", "Couldn't open"),
     ("-I @/member", "the daemon finds the members of its arrays by itself"),
     ("-If sdq", "the daemon finds the members of its arrays by itself"),
     ("-IRs", "the daemon finds the members of its arrays by itself"),
@@ -125,7 +126,10 @@ KEPT = [
 ]
 NONE = {
     "arrays": ARRAYS._replace(arrays=()),
-    **{verb: ["there is no array"] for verb in ("detail", "fail", "stop", "create", "assemble")},
+    **{
+        verb: ["there is no array"]
+        for verb in ("detail", "fail", "stop", "create", "assemble", "erase")
+    },
 }
 
 

@@ -20,6 +20,7 @@ from mdcluster.tools import mdcadm, progress
 from mdcluster.tools.output import Output
 from tests.unit.control.fake import FakeDaemon, answers
 from tests.unit.control.samples import ARRAYS, DETAIL, MDSTAT, STATUS, SYNC
+from tests.unit.tools import schemas
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -242,7 +243,9 @@ def test_all_reports_are_json_too(run: Run, path: Path) -> None:
         results = [{"array": "data", "waited": True}]
         assert json.loads(run("-W data --json")[1]) == {"results": results}
         results = [{"array": name, "clean": True} for name in ("data", "old")]
-        assert json.loads(run("--wait-clean --scan --json")[1]) == {"results": results}
+        document = json.loads(run("--wait-clean --scan --json")[1])
+        assert document == {"results": results}
+        schemas.check("wait-clean", document)
         created = json.loads(run("-C data -l1 -n2 a b --json")[1])
     assert created["results"][0]["array"] == "data"
 
