@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mdcluster.control.arrays import ArrayDetail
 from mdcluster.control.errors import ControlError
-from mdcluster.control.verbs import ArrayArgs, CreateArgs, StopArgs, Verb
+from mdcluster.control.verbs import ArrayArgs, CreateArgs, MemberArgs, StopArgs, Verb
 from tests.cluster.harness import LIMIT_S, Cluster, Daemon, TooLongError
 
 LOOK_S = 0.02
@@ -33,6 +33,14 @@ class Lab(Cluster):
 
     def end(self, name: str) -> None:
         self.writer().ask(Verb.STOP, StopArgs(_proposal(), name))
+
+    def put_back(self, name: str, device: str) -> None:
+        """A member that was failed, added again and in sync."""
+        self.writer().ask(Verb.READD, MemberArgs(_proposal(), name, device))
+        self.until(lambda: not self.detail(name).sync and self._whole(name), f"{name} is whole")
+
+    def _whole(self, name: str) -> bool:
+        return all(member.state == "in_sync" for member in self.detail(name).members)
 
     def detail(self, name: str) -> ArrayDetail:
         with self.writer().client() as client:
