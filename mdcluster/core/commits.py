@@ -25,14 +25,14 @@ Rules of this file (DESIGN.md section 4, "Commit"):
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from mdcluster.core.adoption import EVENTS_MAX, waits_for_members
-from mdcluster.core.arrays import Refused, apply_change
-from mdcluster.core.creation import erase_problem
+from mdcluster.core.adoption import waits_for_members
+from mdcluster.core.arrays import Refused
 from mdcluster.core.effects import WriteSuperblocks
 from mdcluster.core.election import Election
 from mdcluster.core.env import Env
+from mdcluster.core.evaluation import Evaluation, state_of
 from mdcluster.core.events import SuperblocksWritten
-from mdcluster.core.ledger import Ledger, gone_at, is_quorum, last_serial
+from mdcluster.core.ledger import Ledger, gone_at, is_quorum
 from mdcluster.core.membership import Membership
 from mdcluster.core.messages import (
     ApplyAck,
@@ -48,7 +48,6 @@ from mdcluster.core.model import (
     RECENT_MAX,
     ZERO,
     AddVoter,
-    AdoptArray,
     ArrayChange,
     ArrayId,
     ArrayState,
@@ -57,7 +56,6 @@ from mdcluster.core.model import (
     Checkpoint,
     ClusterState,
     DeviceId,
-    EndLife,
     Entry,
     EraseDevice,
     FailMember,
@@ -69,7 +67,6 @@ from mdcluster.core.model import (
     Outcome,
     ReleaseArray,
     RemoveVoter,
-    Reshape,
     SetPaused,
     SetRaidDisks,
     SetReadonly,
@@ -79,7 +76,6 @@ from mdcluster.core.model import (
 )
 from mdcluster.core.replica import digest
 from mdcluster.core.tracks import OPEN_MAX, QUEUE_MAX, Ask, Commit, Stage, Track
-from mdcluster.core.voters import change_voters, forget_array
 from mdcluster.core.waits import Cause, Wait
 
 HERITAGE_MAX = 8
@@ -120,11 +116,18 @@ class Commits:
         self._awaited = awaited
         self._failed_member = failed_member
         self._at_rest = at_rest
-        self._progress = progress
         self._everywhere = everywhere
         self._cannot_apply = cannot_apply
         self._ready = ready
         self.tracks: dict[str, Track] = {}
+        self.evaluation = Evaluation(
+            env,
+            ledger,
+            membership,
+            tracks=lambda: self.tracks,
+            missing=self.missing,
+            progress=progress,
+        )
         self._recommits: set[str] = set()
         self._caught_up_ms: dict[NodeId, int] = {}
         self._restarted_ms: dict[Life, int] = {}
@@ -181,7 +184,7 @@ class Commits:
         if self._was_released(ask, track):
             self.answer(ask, "done", "")
             return
-        if term := self.term_needed(ask.change):
+        if term := self.evaluation.term_needed(ask.change):
             # The next writer, of a term above that, can adopt it.
             self._election.raise_term(term, f"an array with events of term {term} is adopted")
             return
@@ -214,19 +217,6 @@ class Commits:
         cluster = self.tracks.get(CLUSTER_KEY)
         recent = cluster.committed.recent if cluster and cluster.committed else ()
         return any(outcome.proposal == ask.proposal for outcome in recent)
-
-    def term_needed(self, change: Change) -> int:
-        """The term that this writer has to stand down with, or 0.
-
-        If an array is adopted whose events its own stamps would not exceed: the next is above.
-        """
-        if not isinstance(change, AdoptArray) or change.array in self.tracks:
-            return 0
-        if self._ledger.stamp(change.array).next(self._ledger.term).events > change.events:
-            return 0
-        if change.events >= EVENTS_MAX:
-            return 0  # refused as implausible
-        return max(change.events >> 32, self._ledger.term)
 
     def _is_retry(self, track: Track, ask: Ask) -> bool:
         """A proposal that is known: it is answered in its time, to whoever asked last."""
@@ -262,8 +252,8 @@ class Commits:
                 return
             ask = track.queue.popleft()
             track.ask = ask
-            refusal = "" if _is_probed(ask.change) else self._refusal(track, ask)
-            refusal = refusal or self.too_early(track, ask.change)
+            refusal = "" if _is_probed(ask.change) else self.evaluation.refusal(track, ask)
+            refusal = refusal or self.evaluation.too_early(track, ask.change)
             if refusal:
                 self._settle(track, "refused", refusal)
             elif self._start_round(track, ask):
@@ -278,122 +268,6 @@ class Commits:
             self.answer(ask, state, text)
         if track.committed is None and not track.queue and track.entry is None:
             self.tracks.pop(track.key, None)  # an array that never came to be
-
-    def _state(self, track: Track) -> ArrayState | ClusterState | None:
-        return track.committed.state if track.committed else None
-
-    def others(self, key: str) -> tuple[ArrayState, ...]:
-        """All other arrays, also those on their way to be committed."""
-        states = []
-        for track in self.tracks.values():
-            entry = track.entry or track.committed
-            if track.key != key and entry and isinstance(entry.state, ArrayState):
-                states.append(entry.state)
-        return tuple(states)
-
-    def evaluate(
-        self, track: Track, ask: Ask, runners: tuple[Life, ...], first: Iterable[ArrayChange] = ()
-    ) -> ArrayState | ClusterState | Refused:
-        """The state this proposal would lead to now. first: changes that go before it."""
-        state = self._state(track)
-        change = ask.change
-        if isinstance(change, AdoptArray):
-            serial = last_serial(self._ledger.cluster, change.array)
-            change = replace(change, state=replace(change.state, last_serial=serial))
-        if isinstance(change, AddVoter | RemoveVoter | BindVoter):
-            assert isinstance(state, ClusterState)
-            voters = change_voters(state, change)
-            same = isinstance(voters, Refused) or voters == state
-            return voters if same else self._if_held(voters)
-        if isinstance(change, ForgetArray):
-            assert isinstance(state, ClusterState)
-            return forget_array(state, change) if self.may_forget(change) else state
-        if isinstance(change, HandOver):
-            assert state is not None
-            return self._hand_over_refusal(change) or state
-        if isinstance(change, EraseDevice):
-            assert state is not None
-            return self._erase_refusal(change) or state
-        assert not isinstance(state, ClusterState)
-        others = self.others(track.key)
-        for step in (*self._endings(state), *first, *self._checkpoints(state, change)):
-            result = apply_change(state, step, others=others)
-            if isinstance(result, Refused):
-                return result
-            state = result
-        return apply_change(state, change, others=others, runners=runners, force=ask.force)
-
-    def _if_held(self, voters: ClusterState | Refused) -> ClusterState | Refused:
-        """A new voter set, once a quorum of it has stored whatever was committed.
-
-        Quorums of two sets in a row meet, those of the next but one need not: without this an
-        entry could be lost that only some of the first set have (docs/adr/0008).
-        """
-        for track in self.tracks.values():
-            if track.key == CLUSTER_KEY or track.committed is None:
-                continue
-            assert isinstance(voters, ClusterState)
-            if not is_quorum(voters, track.held_by, self._env.names):
-                return Refused(
-                    "the voters do not change yet: not enough of the new ones have stored what "
-                    f"was committed of {track.key}; try again"
-                )
-        return voters
-
-    def _endings(self, state: ArrayState | None) -> list[EndLife]:
-        """The lives that were fenced end in the very next commit: none may leave in order."""
-        running = state.running if state is not None else ()
-        return [EndLife(state.uuid, x) for x in running if x in self._membership.fenced and state]
-
-    def _checkpoints(self, state: ArrayState | None, change: Change) -> list[Checkpoint]:
-        """How far a pass has come that this change ends: it goes on from there later."""
-        if state is None or state.sync is None or not isinstance(change, SetPaused | SetReadonly):
-            return []
-        found = self._progress(state.uuid)
-        if found is None or found.serial != state.sync.serial:
-            return []
-        return [found] if found.position_sectors >= state.sync.position_sectors else []
-
-    def _hand_over_refusal(self, change: HandOver) -> Refused | None:
-        name = self._env.name_of(change.target)
-        if self._ledger.cluster.voter(change.target) is None:
-            return Refused(f"cannot hand over to {name}: it is not a voter")
-        if not self._membership.alive(change.target):
-            return Refused(f"cannot hand over to {name}: it does not answer")
-        return None
-
-    def _erase_refusal(self, change: EraseDevice) -> Refused | None:
-        entries = (e for t in self.tracks.values() for e in (t.committed, t.entry) if e is not None)
-        states = [e.state for e in entries if isinstance(e.state, ArrayState)]
-        problem = erase_problem(change.device, change.path, states)
-        return Refused(problem) if problem else None
-
-    def _refusal(self, track: Track, ask: Ask) -> str:
-        result = self.evaluate(track, ask, ())
-        return result.why if isinstance(result, Refused) else ""
-
-    def too_early(self, track: Track, change: Change) -> str:
-        """A change of the shape starts from a state that every node has: see reshape.py.
-
-        And a device is erased when no node can still use it as the member that it was.
-        """
-        about: Track | None = track
-        if isinstance(change, EraseDevice):
-            about = self.tracks.get(change.array)
-            early = about is not None and self._may_use(about, change.device)
-        else:
-            early = isinstance(change, Reshape) and bool(track.open)
-        if not early or about is None or about.committed is None:
-            return ""
-        name = about.committed.state.name
-        return f"{name}: not every node has applied the change before; try again"
-
-    def _may_use(self, track: Track, device: DeviceId) -> bool:
-        return any(
-            self.missing(track, commit)
-            for commit in track.open
-            if commit.removed is None or device in commit.removed
-        )
 
     def round_done(
         self, track: Track, runners: tuple[Life, ...], first: Iterable[ArrayChange] = ()
@@ -414,11 +288,11 @@ class Commits:
     ) -> bool:
         ask = track.ask
         assert ask is not None
-        result = self.evaluate(track, ask, runners, first)
+        result = self.evaluation.evaluate(track, ask, runners, first)
         if isinstance(result, Refused):
             self._settle(track, "refused", result.why)
             return False
-        before = self._state(track)
+        before = state_of(track)
         if result is before and not _may_be_undone(ask.change):
             if isinstance(before, ArrayState) and before.released:
                 track.ask, track.leaving = None, [*track.leaving, ask][-QUEUE_MAX:]
@@ -521,21 +395,6 @@ class Commits:
         self._project(track, entry)
 
     # --- forget ---------------------------------------------------------------------------
-
-    def may_forget(self, change: ForgetArray) -> bool:
-        """Whether every member of this released array is plain, and nobody lags behind."""
-        track = self.tracks.get(change.array)
-        entry = track.committed if track else None
-        return (
-            track is not None
-            and entry is not None
-            and entry.stamp == change.stamp
-            and isinstance(entry.state, ArrayState)
-            and entry.state.released
-            and track.stage is Stage.IDLE
-            and self._ledger.projected_at(track.key) >= entry.stamp
-            and not any(self.missing(track, commit) for commit in track.open)
-        )
 
     def _forget(self, gone: Gone) -> None:
         """The array is over: whoever asked for that is told."""
@@ -788,7 +647,7 @@ class Commits:
         for track in self.tracks.values():
             if track.stage is not Stage.IDLE:
                 out.append(self._waits_in_stage(track))
-            state = self._state(track)
+            state = state_of(track)
             if isinstance(state, ArrayState) and state.released:
                 out.append(waits_for_members(state))
             for commit in track.open[:1]:

@@ -112,13 +112,13 @@ class Foresight:
         made: list[ArrayChange],
         opened: Opened | None,
     ) -> Outlook | str:
-        refusal = self._commits.too_early(track, ask.change)
+        refusal = self._commits.evaluation.too_early(track, ask.change)
         state = before if isinstance(before, ArrayState) else None
         kind, asked = self._preparing.need(ask.change, state) or ("", set())
         runners = opened.runners if opened else ()
         if isinstance(ask.change, CreateArray | AdoptArray):
             runners = tuple(sorted(asked))
-        after = self._commits.evaluate(track, ask, runners, made)
+        after = self._commits.evaluation.evaluate(track, ask, runners, made)
         if refusal or isinstance(after, Refused):
             return refusal or after.why  # type: ignore[union-attr]
         must = {life for s in (before, after) if isinstance(s, ArrayState) for life in s.running}
@@ -131,6 +131,6 @@ class Foresight:
         if busy:
             waits.append(f"{busy} change(s) asked for before it")
         for ask in asks:
-            if term := self._commits.term_needed(ask.change):
+            if term := self._commits.evaluation.term_needed(ask.change):
                 waits.append(f"another writer, of a term above {term}: this one stands down first")
         return list(dict.fromkeys(waits))

@@ -144,7 +144,7 @@ class Keeper:
     def _tend_array(self, track: Track, state: ArrayState) -> None:
         if state.released and track.committed is not None:
             forget = ForgetArray(state.uuid, track.committed.stamp, state.last_serial)
-            if self._commits.may_forget(forget):
+            if self._commits.evaluation.may_forget(forget):
                 self._commits.own(forget)
         for life in state.running:
             if life in self._membership.fenced:

@@ -7,6 +7,7 @@ Nothing is decided here that has a file of its own:
     election.py    terms, votes, the lease            ledger.py     what is remembered
     membership.py  beats, I/O leases, fencing         replica.py    persist, apply, release
     commits.py     the writer's pipelines             rounds.py, preparing.py  before a commit
+    evaluation.py  what a proposal would lead to
     keeper.py      the writer's own initiative        resync.py, holds.py      windows
     foresight.py   dry runs                           pins.py       stable reads
     asks.py        proposals that begin here

@@ -7,7 +7,7 @@ Rules of this file:
 * Roles of a raid1 say nothing but who is read first. When their number changes, the members close
   ranks, as the kernel's do (drivers/md/raid1.c, raid1_reshape): those in use keep their order. So
   that every node does the same, the change starts from a state that all have applied
-  (see commits.py), without a pass under way and without a faulty member in between.
+  (see evaluation.py), without a pass under way and without a faulty member in between.
 * A new size goes to all nodes first, and then is shown to applications (ShowSize): nobody writes
   where another node could not hold its writes yet. What is new is resynced by position.
 * The bitmap slots stay where they are: the array grows as far as they reach.

@@ -17,6 +17,7 @@ from mdcluster.core.commits import Commits
 from mdcluster.core.departures import SHUTDOWN_TIMER, Departures
 from mdcluster.core.effects import Activate, ShutGate, Stopped, ZeroSlot
 from mdcluster.core.election import Election
+from mdcluster.core.evaluation import Evaluation
 from mdcluster.core.events import Fenced, Held, Sampled, SyncReached
 from mdcluster.core.feeding import Feeding
 from mdcluster.core.geometry import needs_sync
@@ -301,8 +302,8 @@ def _never_hands_over(self: Keeper, state: ArrayState) -> None:
     return None
 
 
-def _may_forget_at_once(self: Commits, change: ForgetArray) -> bool:
-    track = self.tracks.get(change.array)
+def _may_forget_at_once(self: Evaluation, change: ForgetArray) -> bool:
+    track = self._tracks().get(change.array)
     return track is not None and track.committed is not None and track.stage is Stage.IDLE
 
 
@@ -411,7 +412,7 @@ PLANTED: dict[str, Planted] = {
     "size_shown_at_once": Planted(
         (
             (Keeper, "_tend_array", _shows_at_once),
-            (Commits, "too_early", lambda self, track, change: ""),
+            (Evaluation, "too_early", lambda self, track, change: ""),
         ),
         scenes.mix_of(scenes.grows, size_blocks=7),
         "(6)",
@@ -506,12 +507,12 @@ PLANTED: dict[str, Planted] = {
         "(3)",
     ),
     "forgotten_before_it_is_plain": Planted(
-        ((Commits, "may_forget", _may_forget_at_once),),
+        ((Evaluation, "may_forget", _may_forget_at_once),),
         scenes.mix_of(scenes.released_over_a_bad_disk, assume_clean=True),
         "(3)",
     ),
     "voters_change_before_they_have_all": Planted(
-        ((Commits, "_if_held", lambda self, voters: voters),),
+        ((Evaluation, "_if_held", lambda self, voters: voters),),
         scenes.mix_of(scenes.voters_leave_early, hosts=5, assume_clean=True),
         "(3)",
     ),
@@ -550,12 +551,12 @@ PLANTED: dict[str, Planted] = {
         "no bit set",
     ),
     "members_are_erased": Planted(
-        ((Commits, "_erase_refusal", lambda self, change: None),),
+        ((Evaluation, "_erase_refusal", lambda self, change: None),),
         scenes.mix_of(scenes.erases_members),
         "(3)",
     ),
     "erased_while_in_use": Planted(
-        ((Commits, "too_early", lambda self, track, change: ""),),
+        ((Evaluation, "too_early", lambda self, track, change: ""),),
         scenes.mix_of(scenes.erases, disks=3),
         "(3)",
     ),
