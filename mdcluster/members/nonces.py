@@ -70,12 +70,17 @@ def _too_small(member: NewMember, seen: Look) -> str:
 def _taken(
     array: ArrayId, member: NewMember, seen: Look, arrays: tuple[ArrayState, ...], force: bool
 ) -> str:
+    if any(state.uuid == array and state.member(member.device) is not None for state in arrays):
+        if (seen.array, seen.device) == (array, member.device):
+            return ""  # a re-add: it is the very member, with all that it had
+        return (
+            f"{member.path} does not show the superblock of that member: it was wiped or "
+            "exchanged; --remove the member, then --add this one"
+        )
     for other in arrays:
         present = other.member(seen.device) if seen.device is not None else None
         if present is None:
             continue
-        if other.uuid == array and seen.device == member.device:
-            return ""  # a re-add: it is the very member
         return (
             f"{member.path} is a member of array {other.name} (it is {present.state}); "
             "--fail and --remove it there first"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mdcluster.control.client import RefusedError
 from mdcluster.control.verbs import ActionArgs, ActionWord, ReplaceArgs, Verb
 from mdcluster.metadata.superblock import FEATURE_REPLACEMENT
 from tests.blocks import BLOCK_BYTES, spread
@@ -77,6 +78,25 @@ def test_a_member_that_comes_back_gets_what_it_missed(tmp_path: Path) -> None:
         settled(cluster, images, load)
         done = copying(map(cluster.proof, NAMES), "recover", since)
         assert 0 < done.covered(images[1].name) <= size // 4
+
+
+def test_a_new_disk_in_its_place_is_not_re_added(tmp_path: Path) -> None:
+    """It has nothing of what the bitmaps take for granted: it is added, and gets all."""
+    with ProofCluster(tmp_path, settings=FAST) as cluster:
+        images, size = started(cluster)
+        blocks = spread(24, size * 512 // BLOCK_BYTES, len(NAMES))
+        with Workload(cluster.sockets("r"), blocks) as load:
+            load.progress(NAMES)
+            cluster.change(Verb.FAIL, "r", str(images[1]))
+            images[1].write_bytes(bytes(IMAGE_MIB << 20))
+            for daemon in cluster.living:
+                with pytest.raises(RefusedError, match="wiped or exchanged"):
+                    cluster.change(Verb.READD, "r", str(images[1]), daemon)
+            cluster.change(Verb.REMOVE, "r", str(images[1]))
+            cluster.change(Verb.ADD, "r", str(images[1]))
+            cluster.until(lambda: states(cluster) == ["in_sync", "in_sync"], "it is recovered")
+            load.progress(NAMES)
+        settled(cluster, images, load)
 
 
 def test_a_follower_is_killed(tmp_path: Path) -> None:

@@ -316,6 +316,25 @@ async def test_nothing_is_put_back_over_a_committed_member(
     assert block(pair[0], 0, kit.SIZE_BYTES) == before
 
 
+async def test_a_re_add_is_of_the_very_member(
+    tmp_path: Path, host: Host, pair: tuple[str, str]
+) -> None:
+    """What else stands at its path has nothing of what the bitmaps take for granted."""
+    state = await host.create(kit.creation(*pair))
+    host.knows(entry(after(state, FailMember(ARRAY, kit.device(1), "told to")), seq=4))
+    member = kit.new_member(pair[1], 1, 1)
+    assert (await host.members.write_nonces(3, ARRAY, [member], False))[0] == ""
+    await host.members.drop_nonces(3)
+    blank = image(tmp_path, "blank")
+    other = kit.new_member(blank, 1, 1)
+    for again in (other, kit.new_member(pair[0], 1, 1)):
+        problem, _ = await host.members.write_nonces(4, ARRAY, [again], True)
+        assert "does not show the superblock of that member" in problem
+    damage(pair[1], SUPER_OFFSET_BYTES, bytes(BLOCK))
+    problem, _ = await host.members.write_nonces(5, ARRAY, [member], True)
+    assert "wiped or exchanged" in problem
+
+
 async def refusal(host: Host, *paths: str, force: bool = False) -> str:
     problem, nonces = await host.members.write_nonces(
         3, ArrayId(str(UUID(int=9))), kit.creation(*paths).members, force
