@@ -87,6 +87,7 @@ class Tracker:
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
         self._last: Look | None = None
+        self._ruled: ClusterStatus | None = None  # the latest with a writer
         self._no_writer_ms: int | None = None
         self._no_writer_told = False
         self._waiting_told: frozenset[str] = frozenset()
@@ -98,7 +99,7 @@ class Tracker:
         before, self._last = self._last, look
         alerts = list(self._back(look))
         if self._wanted.scan:
-            alerts += self._cluster(before, look, now_ms)
+            alerts += self._cluster(look, now_ms)
         old = {array.uuid: array for array in before.arrays} if before is not None else {}
         new = [array for array in look.arrays if self._wanted.has(array)]
         for array in new:
@@ -133,7 +134,7 @@ class Tracker:
 
     # --- the cluster ------------------------------------------------------------------
 
-    def _cluster(self, before: Look | None, look: Look, now_ms: int) -> Iterator[Alert]:
+    def _cluster(self, look: Look, now_ms: int) -> Iterator[Alert]:
         status, name = look.status, look.status.name
         yield from self._writer(status, now_ms)
         long = {w.subject: w.reason for w in status.waiting if w.since_ms >= WAITING_MS}
@@ -143,12 +144,16 @@ class Tracker:
                 device = device_of(subject) if subject in arrays else name
                 yield Alert("Waiting", device, extra=reason)
         self._waiting_told = frozenset(long)
-        if before is None:
-            return
-        if status.writer and before.status.writer not in ("", status.writer):
+        if status.writer:  # a daemon that has just started sees nobody yet
+            before, self._ruled = self._ruled, status
+            yield from self._nodes(before or status, status)
+
+    def _nodes(self, before: ClusterStatus, status: ClusterStatus) -> Iterator[Alert]:
+        name = status.name
+        if status.writer != before.writer:
             yield Alert("WriterChanged", name, status.writer)
         alive = {node.name for node in status.nodes if node.alive}
-        were = {node.name for node in before.status.nodes if node.alive}
+        were = {node.name for node in before.nodes if node.alive}
         known = {node.name for node in status.nodes}
         for node in sorted((were - alive) & known):
             yield Alert("NodeLost", name, node)

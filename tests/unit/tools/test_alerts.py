@@ -144,6 +144,16 @@ def test_nodes_and_writers() -> None:
     assert between(now, look(status=cluster(writer="b"))) == [("NodeBack", STATUS.name, "a")]
 
 
+def test_a_daemon_that_has_just_started_sees_nobody_yet() -> None:
+    tracker = Tracker(ALL)
+    alone = look(status=cluster(writer="", alive="a"))
+    assert tracker.see(look(), 0) == tracker.see(alone, 0) == []
+    assert tracker.see(look(), 0) == [], "all of them are back"
+    tracker.see(alone, 0)
+    told = tracker.see(look(status=cluster(writer="b", alive="ab")), 0)
+    assert [(one.event, one.member) for one in told] == [("WriterChanged", "b"), ("NodeLost", "c")]
+
+
 def test_no_writer_is_told_once_and_only_after_a_while() -> None:
     tracker = Tracker(ALL)
     none = look(status=cluster(writer="")._replace(waiting=(Waiting("cluster", "no quorum"),)))
