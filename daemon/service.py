@@ -43,14 +43,17 @@ from mdcluster.mesh.mesh import Mesh
 from mdcluster.requests import Requests
 from mdcluster.requests.views import names_of, states_of
 from mdcluster.runtime import observe
+from mdcluster.runtime.changes import Changes
 from mdcluster.runtime.executor import Executor
 from mdcluster.runtime.handler import Handler, Surroundings
+from mdcluster.runtime.history import History
 from mdcluster.runtime.local import LocalArrays, LocalMembers
 from mdcluster.runtime.loop import Runtime
 from mdcluster.runtime.store import StartRecord, Store
 
 log = logging.getLogger("mdcluster.daemon")
 
+VERSION = importlib.metadata.version("mdcluster")
 PROTOCOL_VERSIONS = (1, 1)
 CONTROL_SOCKET = "control.sock"
 STOP_DEADLINE_S = 5.0
@@ -156,6 +159,8 @@ class Service:
         )
         owned.push_async_callback(self._close_devices, driver, members)
         runtime = self._runtime_of(me, node, gate, store, watchdog)
+        history = History(settings.paths.state_dir, lambda: node.ledger.term)
+        owned.callback(history.close)
         arrays = LocalArrays(me, driver, members, spectator=line.spectator, known=known)
         fences = FenceChain(providers(settings))
         executor = Executor(
@@ -169,8 +174,10 @@ class Service:
         )
         owned.push_async_callback(runtime.close)
         self._runtime, self._view = runtime, node.view
-        handler = self._handler(runtime, node, driver, members)
-        await self._open_doors(owned, me, starts, executor, handler)
+        handler = self._handler(runtime, node, driver, members, history)
+        self._changes = Changes(entries, handler.names, lambda: self._boots(runtime))
+        runtime.on_commit = self._changes.take
+        await self._open_doors(owned, me, starts, executor, handler, history)
         assert self._mesh is not None
         self._peers = Peers(self._mesh, node.view)
         owned.callback(self._peers.close)
@@ -252,7 +259,9 @@ class Service:
         runtime.on_formed = self._say_hello
         return runtime
 
-    def _handler(self, runtime: Runtime, node: Node, driver: MdDriver, members: Members) -> Handler:
+    def _handler(
+        self, runtime: Runtime, node: Node, driver: MdDriver, members: Members, history: History
+    ) -> Handler:
         around = Surroundings(
             driver,
             members.registry,
@@ -261,7 +270,8 @@ class Service:
                 line.name for line in self._place.cluster_file.nodes if line.spectator
             ),
             reload=self.reload,
-            version=importlib.metadata.version("mdcluster"),
+            history=history.after,
+            version=VERSION,
         )
         return Handler(runtime, node.view, Requests(members, node.view), around)
 
@@ -272,6 +282,7 @@ class Service:
         starts: int,
         executor: Executor,
         handler: Handler,
+        history: History,
     ) -> None:
         """The mesh and the control socket; before them nothing can happen."""
         assert self._runtime is not None
@@ -298,7 +309,11 @@ class Service:
         runtime.attach(mesh, executor)
         self._observer.name(me.node, place.line.name)
         server = ControlServer(self._settings.paths.run_dir / CONTROL_SOCKET, handler.handle)
-        self._stream = observe.EventStream(server, place.line.name, self._name_of)
+        self._streams = tuple(
+            observe.EventStream(sink, place.line.name, self._name_of) for sink in (server, history)
+        )
+        started: observe.Facts = {"start": starts, "version": VERSION}
+        observe.tell("daemon_started", started)
         await mesh.start()
         owned.push_async_callback(mesh.stop)
         await server.start()
@@ -317,6 +332,12 @@ class Service:
         view = self._view()
         arrays = {str(state.uuid): state.name for state in states_of(view)}
         return arrays.get(uuid) or names_of(view).get(NodeId(uuid))
+
+    def _boots(self, runtime: Runtime) -> dict[str, str]:
+        """The names of the nodes that are there, by the boots that they are in."""
+        names = names_of(self._view()) if self._view is not None else {}
+        lives = (runtime.me, *runtime.lives.values())
+        return {life.boot_id: names.get(life.node, life.node) for life in lives}
 
     def _peer_up(self, hello: Hello) -> None:
         assert self._runtime is not None

@@ -6,6 +6,9 @@ Source of the messages: mdadm 4.2, Create.c, Assemble.c, Manage.c.
 
 from __future__ import annotations
 
+import os
+import pwd
+import re
 import uuid
 from contextlib import suppress
 from typing import Final
@@ -41,6 +44,7 @@ from .command import Command, Step
 from .options import Mode
 from .output import Output, device_of
 
+NAME_MAX: Final = 32
 _MEMBER_VERBS: Final = {
     "fail": (Verb.FAIL, "set {device} faulty in {array}"),
     "remove": (Verb.REMOVE, "hot removed {device} from {array}"),
@@ -355,8 +359,20 @@ def _names(line: mdadmconf.ArrayLine, array: ArrayBrief) -> bool:
 
 
 def proposal() -> str:
-    """A fresh id: the same change asked for again under it is not made again."""
-    return str(uuid.uuid4())
+    """A fresh id: the same change asked for again under it is not made again.
+
+    It begins with who asks, for --history: ``root@host/UUID``.
+    """
+    user = os.environ.get("SUDO_USER")
+    if not user:
+        with suppress(KeyError):
+            user = pwd.getpwuid(os.getuid()).pw_name
+    return f"{_word(user or str(os.getuid()))}@{_word(os.uname().nodename)}/{uuid.uuid4()}"
+
+
+def _word(text: str) -> str:
+    """Short, and nothing but what names are made of."""
+    return re.sub(r"[^\w.-]", "_", text, flags=re.ASCII)[:NAME_MAX]
 
 
 def create_args(command: Command) -> CreateArgs:

@@ -20,7 +20,7 @@ _FORMATTED: Final = {"detail", "examine", "examine-bitmap", "examine-badblocks",
 _ON_DEVICES: Final = ("examine", "examine-bitmap", "examine-badblocks", "zero-superblock")
 """Actions of misc mode on members."""
 _REPORTS: Final = {*_FORMATTED, "query", "wait", "wait-clean", "udev-rules", "dump"} | {
-    *("cluster", "mdstat", "why", "check-timing", "events", "watch"),
+    *("cluster", "mdstat", "why", "check-timing", "events", "watch", "history"),
 }
 _ON_ARRAYS: Final = {
     *("detail", "stop", "run", "readonly", "readwrite"),

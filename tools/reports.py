@@ -181,11 +181,26 @@ def check_timing(command: Command, output: Output) -> int:
     return 1 if broken else 0
 
 
+def history(command: Command, client: Client, output: Output) -> int:
+    """--history."""
+    from . import history as printer  # noqa: PLC0415
+
+    found = printer.fetch(client)
+    if command.names:
+        found = printer.about(found, command.names)
+    if command.has("json"):
+        output.print_json(found)
+    else:
+        output.print(printer.text(found))
+    return 0
+
+
 REPORTS = {
     "detail": detail,
     "mdstat": mdstat,
     "cluster": cluster,
     "why": why,
+    "history": history,
     "wait": wait,
     "wait-clean": wait_clean,
 }

@@ -92,6 +92,9 @@ _OWN_REPORTS: Final = (
            forces=Mode.MISC, standing=_OWN,
            why="on a terminal it sends some 3 bytes a second while nothing happens, 100 to 500 "
            "in a resync; in a pipe, on a dumb terminal and with --json it prints each change"),
+    Option("history", "print what has happened, the oldest first", kind=Kind.SCOPED,
+           forces=Mode.MISC, standing=_OWN,
+           why="as the local node has seen it, and who asked for it"),
     Option("kinds", "only these kinds of events", "KIND,...", modes=_MISC, standing=_OWN),
     Option("check-timing", "print the proof that the timings are safe", kind=Kind.LONE,
            forces=Mode.MISC, standing=_OWN),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Final, NamedTuple
 
 from rich.text import Text
@@ -28,14 +27,17 @@ from mdcluster.control.status import ClusterStatus, NodeInfo
 from mdcluster.metadata.examine import human_size_brief
 
 from .cluster import COLOUR, node_state, why_lines
+from .history import local_time, words
 from .output import device_of, one_line
 
 SECTOR: Final = 512
 BAR: Final = 20
 LASTING_MS: Final = 1000
 _HINT: Final = "q ends"
-_LEFT_OUT: Final = ("time", "on", "node_uuid", "array_uuid", "serial")
-"""Fields of events that tell people nothing more."""
+_LEFT_OUT: Final = (
+    *("time", "on", "array", "array_uuid", "node", "node_uuid", "name", "by", "seq", "serial"),
+)
+"""Fields of events that have a place of their own, or tell people nothing more."""
 _MEMBER: Final = {
     MemberWord.IN_SYNC: ("in sync", ""),
     MemberWord.RECOVERING: ("recovering", "yellow"),
@@ -281,17 +283,11 @@ def span(seconds: int) -> str:
 
 
 def event_text(line: EventLine) -> str:
-    """``14:03:07 a node_down node=c``, in local time."""
-    fields = {key: value for key, value in line.fields.items() if key not in _LEFT_OUT}
-    if fields.get("name") == fields.get("node"):
-        fields.pop("name", None)
-    facts = [f"{key}={value}" for key, value in fields.items()]
-    on = line.fields.get("on", "-")
-    return one_line(" ".join([_time(line.fields.get("time")), str(on), line.event, *facts]))
-
-
-def _time(text: object) -> str:
-    try:
-        return datetime.fromisoformat(str(text)).astimezone().strftime("%H:%M:%S")
-    except (ValueError, OverflowError, OSError):
-        return "--:--:--"
+    """``14:03:07 a node_down c``, in local time."""
+    fields = {key: str(value) for key, value in line.fields.items()}
+    rest = " ".join(f"{key}={value}" for key, value in fields.items() if key not in _LEFT_OUT)
+    about = (fields.get("array", ""), fields.get("node", ""))
+    told = words(line.event, *about, fields.get("what", rest), fields.get("by", ""))
+    return one_line(
+        f"{local_time(fields.get('time', ''), '%H:%M:%S')} {fields.get('on', '-')} {told}"
+    )

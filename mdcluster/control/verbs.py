@@ -30,6 +30,7 @@ class Verb(StrEnum):
     WHY = "why"
     WAIT = "wait"
     EVENTS = "events"
+    HISTORY = "history"
     CREATE = "create"
     ADOPT = "adopt"
     RELEASE = "release"
@@ -70,6 +71,12 @@ class EventsArgs(NamedTuple):
     """kinds: only these; empty for all."""
 
     kinds: tuple[str, ...] = ()
+
+
+class HistoryArgs(NamedTuple):
+    """Entries with a higher number than this; 0: from the oldest that is kept."""
+
+    after: int = 0
 
 
 class CreateArgs(NamedTuple):
@@ -237,7 +244,7 @@ ChangeArgs = (
     | ReloadArgs
 )
 """Of verbs that change something: a retry carries the same proposal id."""
-Args = NoArgs | ArrayArgs | EventsArgs | ChangeArgs
+Args = NoArgs | ArrayArgs | EventsArgs | HistoryArgs | ChangeArgs
 
 ARGS: dict[Verb, type[Args]] = {
     Verb.STATUS: NoArgs,
@@ -247,6 +254,7 @@ ARGS: dict[Verb, type[Args]] = {
     Verb.WHY: NoArgs,
     Verb.WAIT: ArrayArgs,
     Verb.EVENTS: EventsArgs,
+    Verb.HISTORY: HistoryArgs,
     Verb.CREATE: CreateArgs,
     Verb.ADOPT: AdoptArgs,
     Verb.RELEASE: ReleaseArgs,

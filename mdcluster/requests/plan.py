@@ -5,8 +5,7 @@ state as it is to the one that would be committed; the rest follows the pipeline
 `mdcluster.core.commits`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 from mdcluster.control.plan import ChangePlan, NodePlan, PlanData
 from mdcluster.core.arrays import needs_sync
@@ -17,14 +16,10 @@ from mdcluster.core.model import (
     Change,
     ClusterState,
     CreateArray,
-    DeviceId,
     EraseDevice,
     HandOver,
     Life,
-    Member,
-    MemberState,
     NewMember,
-    NodeId,
     Outlook,
     Plan,
     ReAddMember,
@@ -34,25 +29,9 @@ from mdcluster.core.model import (
 from mdcluster.core.rounds import Kind
 from mdcluster.md import plan as md
 from mdcluster.metadata.superblock import SECTOR
+from mdcluster.requests.differences import Names, differences
 
 NO_SLOT = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """How nodes and devices are called. paths: of those that are seen here."""
-
-    writer: str
-    nodes: Mapping[NodeId, str]
-    paths: Mapping[DeviceId, str]
-    voters: tuple[str, ...]
-
-    def node(self, life: Life) -> str:
-        return self.nodes.get(life.node, life.node)
-
-    def device(self, device: DeviceId) -> str:
-        path = self.paths.get(device)
-        return f"{path} ({device})" if path else str(device)
 
 
 def in_words(changes: Sequence[Change], plan: Plan, names: Names) -> PlanData:
@@ -108,7 +87,7 @@ def _change(change: Change, outlook: Outlook, names: Names) -> ChangePlan:
         return _hand_over(kind, change, names)
     before, after = outlook.before, outlook.after
     first = tuple(_first(change, outlook, names))
-    entry = tuple(_differences(before, after, names))
+    entry = tuple(differences(before, after, names))
     if not entry:
         return ChangePlan(kind, first)
     voters = ", ".join(names.voters)
@@ -163,58 +142,6 @@ def _first(change: Change, outlook: Outlook, names: Names) -> Iterator[NodePlan]
         return
     for life in sorted(outlook.asked, key=names.node):
         yield NodePlan(names.node(life), steps)
-
-
-# --- the entry -----------------------------------------------------------------------------------
-
-
-def _differences(
-    before: ArrayState | ClusterState | None, after: ArrayState | ClusterState, names: Names
-) -> Iterator[str]:
-    if isinstance(after, ClusterState):
-        old = before.voters if isinstance(before, ClusterState) else ()
-        for voter in set(old) ^ set(after.voters):
-            now = "is" if voter in after.voters else "is no more"
-            yield f"voter {voter.name} {now} {names.nodes.get(voter.node or NodeId(''), 'unbound')}"
-        return
-    assert before is None or isinstance(before, ArrayState)
-    if before == after:
-        return
-    if before is None:
-        yield f"new array {after.name}: raid{after.level}, {after.raid_disks} raid devices"
-    known = {m.device: m for m in before.members} if before else {}
-    for member in after.members:
-        old_word, new_word = _member(known.pop(member.device, None)), _member(member)
-        if old_word != new_word:
-            yield f"{names.device(member.device)}: {old_word} -> {new_word}"
-    for gone in known.values():
-        yield f"{names.device(gone.device)}: {_member(gone)} -> not a member"
-    yield from _array_differences(before, after, names)
-
-
-def _member(member: Member | None) -> str:
-    if member is None:
-        return "not a member"
-    word = "in sync" if member.state is MemberState.IN_SYNC else str(member.state.value)
-    return f"{word}, role {member.role}" if member.role >= 0 else word
-
-
-def _array_differences(before: ArrayState | None, after: ArrayState, names: Names) -> Iterator[str]:
-    figures: dict[str, Callable[[ArrayState], object]] = {
-        "raid devices": lambda s: s.raid_disks,
-        "used of each member": lambda s: f"{s.size_sectors * SECTOR // 1024}K",
-        "state": lambda s: "released" if s.released else "started" if s.active else "stopped",
-        "runs on": lambda s: ", ".join(sorted(map(names.node, s.running))) or "no node",
-        "writable": lambda s: "no" if s.readonly else "yes",
-        "paused": lambda s: "yes" if s.paused_s else "no",
-        "pass": lambda s: s.sync.kind.value if s.sync else "none",
-        "equal up to": lambda s: "the end" if s.resync_sectors is None else f"{s.resync_sectors}",
-    }
-    for what, figure in figures.items():
-        now = figure(after)
-        was = figure(before) if before else None
-        if was != now:
-            yield f"{what}: {now}" if was is None else f"{what}: {was} -> {now}"
 
 
 # --- what is done then ---------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from mdcluster.control.arrays import MdstatData, Waited, Waiting
+from mdcluster.control.history import HistoryData
 from mdcluster.control.protocol import Request
 from mdcluster.control.server import ReplySink
 from mdcluster.control.status import LinkInfo, WhyData
@@ -23,6 +24,7 @@ from mdcluster.control.verbs import (
     ChangeArgs,
     CreateArgs,
     EventsArgs,
+    HistoryArgs,
     NoArgs,
     NodeArgs,
     Verb,
@@ -37,6 +39,7 @@ from mdcluster.md.driver import ArrayStatus, DriverError, MdDriver
 from mdcluster.members.registry import Registry
 from mdcluster.mesh.roster import LinkState, LinkStatus
 from mdcluster.requests import RequestError, Requests, Wish, plan, views
+from mdcluster.requests.differences import Names
 from mdcluster.requests.names import find_array, find_node
 from mdcluster.requests.speed import Speeds
 from mdcluster.requests.waits import Waits
@@ -51,13 +54,17 @@ PROGRESS_S: Final = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the handler looks at beside the core. reload: '' or why the files were not taken."""
+    """What the handler looks at beside the core.
+
+    reload: '' or why the files were not taken. history: what happened after this number.
+    """
 
     driver: MdDriver
     registry: Registry
     links: Callable[[], list[LinkStatus]]
     spectators: Callable[[], frozenset[str]]
     reload: Callable[[], str]
+    history: Callable[[int], HistoryData]
     version: str = ""
 
 
@@ -95,6 +102,8 @@ class Handler:
             if problem:
                 raise RequestError(f"not reloaded: {problem}")
             sink.done("read again")
+        elif isinstance(args, HistoryArgs):
+            sink.done("", self._around.history(args.after))
         elif isinstance(args, NoArgs | EventsArgs):
             if verb is Verb.WHY:
                 await self._around.registry.refresh()
@@ -262,25 +271,26 @@ class Handler:
             raise RequestError(f"{verb} changes nothing: a dry run is of a change")
         wishes: tuple[Wish, ...] = ()
         if verb is Verb.FENCE_ACK and isinstance(args, NodeArgs):
-            told = plan.taken_as_dead(self._dead_node(args)[1], self._names())
+            told = plan.taken_as_dead(self._dead_node(args)[1], self.names())
         elif verb is Verb.RELOAD:
-            told = plan.read_again(self._names())
+            told = plan.read_again(self.names())
         elif wishes := await self._requests.wishes(verb, args):
             changes, force = tuple(wish.change for wish in wishes), wishes[-1].force
             answer = await self._ask(Wondered(f"dry-run/{uuid4()}", changes, force), sink)
             if answer.state == "refused" or answer.plan is None:
                 sink.refused(answer.text)
                 return
-            told = plan.in_words(changes, answer.plan, self._names())
+            told = plan.in_words(changes, answer.plan, self.names())
         else:
-            told = plan.nothing(self._names())
+            told = plan.nothing(self.names())
         sink.done("nothing was changed", told)
 
-    def _names(self) -> plan.Names:
+    def names(self) -> Names:
+        """How nodes and devices are called now."""
         view = self._view()
         nodes = views.names_of(view)
         writer = self._runtime.me.node if view.role == views.WRITER else view.writer
-        return plan.Names(
+        return Names(
             writer=nodes.get(writer, "the writer") if writer is not None else "the writer",
             nodes=nodes,
             paths=self._around.registry.paths,

@@ -21,6 +21,7 @@ from typing import Protocol
 from mdcluster.core.effects import (
     AllowFeeding,
     Answer,
+    Apply,
     Effect,
     Notify,
     OpenGate,
@@ -43,7 +44,7 @@ from mdcluster.core.events import (
     Wondered,
 )
 from mdcluster.core.messages import MESSAGES, Message
-from mdcluster.core.model import CLUSTER_KEY, ArrayId, Life, NodeId
+from mdcluster.core.model import CLUSTER_KEY, ArrayId, Entry, Life, NodeId
 from mdcluster.errors import MdclusterError
 from mdcluster.fence.watchdog import NoWatchdog
 from mdcluster.gate import Gate, boottime_ms
@@ -111,6 +112,7 @@ class Runtime:
         self.persist_problem = ""
         self.formed = False
         self.on_formed: Callable[[], None] = _nothing
+        self.on_commit: Callable[[Entry], None] = _ignore
         self.lives: dict[str, Life] = {}
         self._clock_ms = clock_ms
         self._stalled_ms = stalled_ms
@@ -137,6 +139,7 @@ class Runtime:
             AllowFeeding: lambda effect: self._watchdog.allow(effect.until_ms),
             Notify: self._notify,
             Answer: self._answer,
+            Apply: self._apply,
             Stopped: self._on_stopped,
         }
 
@@ -299,6 +302,15 @@ class Runtime:
     def _notify(self, effect: Notify) -> None:
         observe.tell(effect.kind, dict(effect.facts))
 
+    def _apply(self, effect: Apply) -> None:
+        if self._executor is not None:
+            self._executor.start(effect)
+        self._tell_commit(effect.entry)
+
+    def _tell_commit(self, entry: Entry) -> None:
+        """Later, and on its own: whoever looks neither delays nor harms what is done with it."""
+        asyncio.get_running_loop().call_soon(self.on_commit, entry)
+
     def _answer(self, effect: Answer) -> None:
         for sink in list(self._askers.get(effect.proposal, ())):
             sink(effect)
@@ -309,8 +321,14 @@ class Runtime:
         self.ended.set()
 
     def persisted(self, effect: PersistPromise | PersistEntry) -> None:
-        """Called by the lane: this is durable. The birth of the cluster is news for HELLO."""
-        if not self.formed and isinstance(effect, PersistEntry) and effect.entry.key == CLUSTER_KEY:
+        """Called by the lane: this is durable. The birth of the cluster is news for HELLO.
+
+        Nothing more is done with the entry of the cluster; it counts as told from here on.
+        """
+        if not isinstance(effect, PersistEntry) or effect.entry.key != CLUSTER_KEY:
+            return
+        self._tell_commit(effect.entry)
+        if not self.formed:
             self.formed = True
             self.on_formed()
 
@@ -326,6 +344,10 @@ class Runtime:
 
 def _nothing() -> None:
     """Nobody wants to know."""
+
+
+def _ignore(_: Entry) -> None:
+    """Nor this."""
 
 
 def _unforeseen(error: BaseException) -> BaseException | None:

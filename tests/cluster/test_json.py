@@ -36,6 +36,8 @@ change   --stop r --dry-run
 change   --stop r
 mdstat   --mdstat
 change   --stop none
+history  --history
+history  --history r
 check-timing --check-timing
 """
 FAIL = ("--wait", "--monitor", "none")

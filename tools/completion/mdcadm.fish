@@ -17,6 +17,7 @@ complete -c mdcadm -l mdstat -d 'print all arrays in the format of /proc/mdstat'
 complete -c mdcadm -l why -d 'print what waits, and for what'
 complete -c mdcadm -l events -d 'print what happens, one JSON object a line'
 complete -c mdcadm -l watch -d 'show cluster and arrays as they are, until q'
+complete -c mdcadm -l history -d 'print what has happened, the oldest first'
 complete -c mdcadm -l kinds -d 'only these kinds of events' -r
 complete -c mdcadm -l check-timing -d 'print the proof that the timings are safe'
 complete -c mdcadm -l stop -d 'stop an array on all nodes'

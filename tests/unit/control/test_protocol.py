@@ -128,7 +128,7 @@ def test_fields_of_a_wrong_kind_are_refused(verb: Verb, data: st.DataObject) -> 
 
 def test_every_verb_has_arguments() -> None:
     assert set(ARGS) == set(Verb)
-    asking = {"status", "arrays", "detail", "mdstat", "why", "wait", "events"}
+    asking = {"status", "arrays", "detail", "mdstat", "why", "wait", "events", "history"}
     for verb, args in ARGS.items():
         assert ("proposal" in args._fields) == (verb not in asking), verb
 

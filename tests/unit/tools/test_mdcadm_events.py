@@ -143,7 +143,7 @@ def test_a_kind_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str])
 
 def test_every_kind_that_is_told_is_known() -> None:
     told = set()
-    for file in [*(ROOT / "mdcluster").rglob("*.py")]:
+    for file in [*(ROOT / "mdcluster").rglob("*.py"), *(ROOT / "daemon").glob("*.py")]:
         text = file.read_text()
         told |= set(re.findall(r"(?:notify|tell)\(\s*\"(\w+)\"", text))
         told |= set(re.findall(r"self\._notify\(\"(\w+)\"\)", text))
