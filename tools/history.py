@@ -14,6 +14,7 @@ from .output import one_line
 
 PAGES_MAX: Final = 64
 """More than a daemon keeps."""
+NUMBER_MAX: Final = 1 << 53
 
 
 class History(NamedTuple):
@@ -35,6 +36,12 @@ def fetch(client: Client) -> History:
         if not page.entries or entries[-1].number >= page.last:
             break
     return History(max(first - 1, 0), tuple(entries))
+
+
+def latest(client: Client, count: int) -> tuple[HistoryEntry, ...]:
+    """The last `count` entries, or fewer."""
+    last = client.ask(Verb.HISTORY, HistoryArgs(NUMBER_MAX), HistoryData).last
+    return client.ask(Verb.HISTORY, HistoryArgs(max(last - count, 0)), HistoryData).entries
 
 
 def about(history: History, arrays: tuple[str, ...]) -> History:

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 from mdcluster.control.arrays import ArrayList, MdstatArray, MdstatData, SyncInfo, Waiting
@@ -23,6 +24,7 @@ from mdcluster.control.status import ClusterStatus
 from mdcluster.control.verbs import NoArgs, Verb
 
 from .command import Command
+from .history import latest
 from .output import Output, nobody_reads, utc
 from .screen import Screen
 from .stream import BEGUN, Stream
@@ -86,6 +88,7 @@ class _Watch:
     # --- the ways to show it -----------------------------------------------------------------
 
     def show(self, screen: Screen) -> None:
+        self._recall()
         while True:
             self._look()
             size = screen.size()
@@ -141,6 +144,14 @@ class _Watch:
             return
         self._running = {brief.name: brief.running for brief in briefs}
         self._problem = ""
+
+    def _recall(self) -> None:
+        """What happened before; an older daemon does not know."""
+        with suppress(ControlError):
+            for entry in latest(self._client, EVENTS_MAX):
+                about = {"array": entry.array, "node": entry.node, "by": entry.by}
+                told = {"time": entry.time, "on": entry.on, "what": entry.text, **about}
+                self._events.append(EventLine(entry.event, told))
 
     def _wait(self, screen: Screen | None) -> bool:
         """Until it is time to look again; True if somebody has seen enough."""

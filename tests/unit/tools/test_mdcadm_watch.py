@@ -15,6 +15,7 @@ import pytest
 from rich.text import Text
 
 from mdcluster.control.arrays import MdstatData, SyncInfo, SyncState, Waiting
+from mdcluster.control.history import HistoryData, HistoryEntry
 from mdcluster.control.protocol import EventLine
 from mdcluster.control.status import NodeInfo, NodeRole, Quorum
 from mdcluster.tools import watch
@@ -221,6 +222,21 @@ def test_only_what_changed_is_sent(path: Path) -> None:
         told = terminal.sent[before:]
         assert b"recover" in told and b"in sync" not in told and b"node" not in told
         assert len(told) < 100
+        terminal.press(b"q")
+        assert terminal.end() == 0
+
+
+def test_it_begins_with_what_happened_before(path: Path) -> None:
+    world = World()
+    entry = HistoryEntry(
+        7, "2026-01-31T12:00:00Z", "a", "changed", 3, "r", by="x@a", text="paused: no"
+    )
+    world.answers["history"] = HistoryData((entry,), 7, 7)
+    with world.daemon(path) as daemon, Terminal(watching(path)) as terminal:
+        screen = terminal.until(lambda text: "changed r" in text)
+        assert "  12:00:00 a changed r: paused: no (asked by x@a)" in screen
+        asked = [one.args["after"] for one in daemon.requests if one.verb == "history"]
+        assert asked[1:] == [0]
         terminal.press(b"q")
         assert terminal.end() == 0
 
