@@ -80,6 +80,11 @@ class Terminal:
         while text not in self.sent:
             assert self._read(end_s), f"{text!r} was not sent: {self.sent!r}"
 
+    def until_again(self, text: bytes) -> None:
+        """Until it is sent from now on."""
+        before = len(self.sent)
+        self.until(lambda _: text in self.sent[before:])
+
     def end(self, limit_s: float = LIMIT_S) -> int:
         """The exit code, once the program has ended and all of it was read."""
         end_s = time.monotonic() + limit_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Protocol
 
 from mdcluster.control.arrays import SyncInfo
@@ -12,6 +13,10 @@ from .output import Output
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
+
+
+REFRESH_HZ = 2
+"""It is sent anew each time, whether it has moved or not."""
 
 
 class Progress(Protocol):
@@ -59,6 +64,7 @@ class Bar:
             TextColumn("{task.percentage:>5.1f}%  {task.fields[rest]}"),
             console=Console(stderr=True),
             transient=True,
+            refresh_per_second=REFRESH_HZ,
         )
         self._task: TaskID = self._bar.add_task(device, total=100.0, rest="")
         self._bar.start()
@@ -81,8 +87,9 @@ class Bar:
 
 
 def make_progress(device: str, output: Output) -> Progress:
-    """A bar if both ends are a terminal and nobody asked for quiet, else lines."""
-    if output.terminal and output.err.isatty() and not output.quiet:
+    """A bar where both ends are a terminal that can draw one; lines elsewhere and with --quiet."""
+    drawn = output.terminal and output.err.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    if drawn and not output.quiet:
         return Bar(device)
     return Lines(device, output)
 

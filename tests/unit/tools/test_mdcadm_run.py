@@ -280,6 +280,7 @@ def test_wait_in_a_pipe_prints_lines_and_exits_as_mdadm(run: Run, path: Path) ->
 
 
 def test_wait_on_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     shown = progress.make_progress("/dev/md/data", Output(sys.stdout, sys.stderr))
