@@ -64,6 +64,11 @@ class Terminal:
     def press(self, keys: bytes) -> None:
         os.write(self._fd, keys)
 
+    def hang_up(self) -> None:
+        """Close it: the program gets SIGHUP, and errors from then on."""
+        os.close(self._fd)
+        self._fd = os.open(os.devnull, os.O_RDONLY)
+
     def attributes(self) -> list[Any]:
         return termios.tcgetattr(self._fd)
 

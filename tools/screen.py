@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import termios
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, TextIO
 
@@ -51,12 +52,12 @@ class Screen:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
+        with suppress(OSError):  # hung up: there is nothing to put back
             self._console.show_cursor(True)
             self._console.set_alt_screen(False)
             self._out.flush()
-        finally:
-            if self._keys is not None:
+        if self._keys is not None:
+            with suppress(termios.error):
                 termios.tcsetattr(self._keys, termios.TCSADRAIN, self._before)
 
     @property

@@ -210,6 +210,16 @@ def test_a_signal_restores_the_terminal_too(path: Path) -> None:
         assert b"\x1b[?1049l" in terminal.sent
 
 
+def test_a_terminal_that_hangs_up_ends_it_without_a_word(path: Path, tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    command = ["sh", "-c", f'exec "$@" 2>{said}', "sh", *watching(path)]
+    with World().daemon(path), Terminal(command) as terminal:
+        terminal.until(lambda text: "my disk.img" in text)
+        terminal.hang_up()
+        assert terminal.end() in (0, 1)
+    assert said.read_text() == ""
+
+
 def test_only_what_changed_is_sent(path: Path) -> None:
     world = World()
     with world.daemon(path) as daemon, Terminal(watching(path)) as terminal:
