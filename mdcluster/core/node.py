@@ -276,7 +276,8 @@ class Node:
             outlives=self._outlives,
         )
         self.feeding = Feeding(env, self.ledger, self.replica)
-        self.responder = Responder(env, self.departures, self.feeding)
+        in_use = self.replica.in_use
+        self.responder = Responder(env, self.departures, self.feeding, in_use=in_use)
         self.pins = Pins(env)
 
     def _inherit(self, arrays: frozenset[ArrayId]) -> None:

@@ -150,6 +150,8 @@ class Preparing:
         self, track: Track, ask: Ask, members: tuple[NewMember, ...], lives: set[Life]
     ) -> None:
         def done(round_: Round, why: str) -> None:
+            if why and round_.message is not None and isinstance(ask.change, ReAddMember):
+                why += "; until its failure is applied everywhere it is not added again, see --why"
             problem = why or self._problem(round_)
             if problem:
                 self._rounds.abandon(round_)

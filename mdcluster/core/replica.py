@@ -291,6 +291,15 @@ class Replica:
             return True
         return bool(self._held_by.get(array))
 
+    def in_use(self, array: ArrayId, device: DeviceId) -> bool:
+        """Whether md here has the device as a good member, or its failure was not released yet."""
+        state = self.states.get(array)
+        if state is None or self._env.me not in state.running:
+            return False
+        member = state.member(device)
+        good = member is not None and member.state is not MemberState.FAULTY
+        return good or device in self._held_by.get(array, set()) or array in self._unsure
+
     def on_release(self, msg: Release) -> None:
         if msg.stamp > self._release_to.get(msg.key, ZERO):
             self._release_to[msg.key] = msg.stamp

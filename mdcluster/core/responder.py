@@ -4,8 +4,11 @@ Rules of this file: an answer goes to the writer that asked, in its term. What w
 writer of an earlier term is not undone on hearing another one: the earlier one may have had it
 committed; the new one commits every entry again, and that tells. A stop (or the end of writing)
 that was prepared long ago is answered once more: its writer may have given it up, and the word of
-that got lost.
+that got lost. A member whose failure was not released here is not claimed again before it is: md
+could not take it, and no release would come of a state in which it has not failed.
 """
+
+from collections.abc import Callable
 
 from mdcluster.core.departures import SHUTTING_DOWN, Departures
 from mdcluster.core.effects import ForgetPrepared, PrepareDevices, ProbeMember
@@ -13,7 +16,7 @@ from mdcluster.core.env import Env
 from mdcluster.core.events import Prepared, Probed
 from mdcluster.core.feeding import Feeding
 from mdcluster.core.messages import Abandon, Prepare, PrepareReply, Probe, ProbeReply
-from mdcluster.core.model import Life, NodeId
+from mdcluster.core.model import ArrayId, DeviceId, Life, NodeId
 from mdcluster.core.rounds import ROUNDS_MAX
 
 TIMER = "prepared"
@@ -22,8 +25,17 @@ TIMER = "prepared"
 class Responder:
     """The rounds this node takes part in, by op: who asked, in which term."""
 
-    def __init__(self, env: Env, departures: Departures, feeding: Feeding) -> None:
+    def __init__(
+        self,
+        env: Env,
+        departures: Departures,
+        feeding: Feeding,
+        *,
+        in_use: Callable[[ArrayId, DeviceId], bool],
+    ) -> None:
+        """in_use: whether md here still has it as a good member, or holds writes of its failure."""
         self._env = env
+        self._in_use = in_use
         self._departures = departures
         self._feeding = feeding
         self._asked_by: dict[int, tuple[NodeId, int]] = {}
@@ -33,6 +45,8 @@ class Responder:
         if problem:
             self._env.send(sender.node, PrepareReply(msg.term, msg.op, problem, (), ()))
             return
+        if any(claim.nonce and self._in_use(msg.array, claim.device) for claim in msg.claims):
+            return  # asked again; the commit, or the release, is on its way
         self._note(msg.op, sender.node, msg.term)
         if msg.stopping or msg.readonly:
             self._env.after((TIMER, str(msg.op)), 2 * self._env.timing.prepare_deadline_ms)

@@ -550,6 +550,11 @@ PLANTED: dict[str, Planted] = {
         scenes.mix_of(scenes.stopped_behind_its_back, **KERNEL),
         "no bit set",
     ),
+    "added_again_before_all_released_it": Planted(
+        ((Replica, "in_use", lambda self, array, device: False),),
+        scenes.mix_of(scenes.comes_back_early),
+        "(9)",
+    ),
     "members_are_erased": Planted(
         ((Evaluation, "_erase_refusal", lambda self, change: None),),
         scenes.mix_of(scenes.erases_members),

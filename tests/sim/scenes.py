@@ -16,6 +16,7 @@ from mdcluster.core.model import (
     EraseDevice,
     FailMember,
     HandOver,
+    ReAddMember,
     ReleaseArray,
     RemoveMember,
     SetSize,
@@ -618,6 +619,24 @@ def erases(run: Run) -> None:
 
     world.after_us(100_000, then, RemoveMember(state.uuid, device))
     world.after_us(200_000, then, erase)
+
+
+def comes_back_early(run: Run) -> None:
+    """A member fails and is added again, while messages to a follower are stuck."""
+    world, writer = run.world, run.world.hosts[_writer(run)]
+    state = world.workload.array()
+    if state is None:
+        return
+    device = state.in_sync[0].device
+    slow = run.rng.choice(_others(run, writer.index))
+    world.network.clogged_until[writer.index, slow] = world.now_us + 400_000
+    world.workload.wish(FailMember(state.uuid, device, "told to"), at=writer)
+    back = ReAddMember(state.uuid, device, world.workload.paths[device])
+
+    def again() -> None:
+        world.workload.wish(back, at=writer)
+
+    world.after_us(60_000, again)
 
 
 def erases_members(run: Run) -> None:

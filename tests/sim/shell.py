@@ -51,7 +51,17 @@ from mdcluster.core.events import (
     SlotZeroed,
     SuperblocksWritten,
 )
-from mdcluster.core.model import ZERO, AdoptArray, ArrayId, ArrayState, Claim, DeviceId, Slot, Stamp
+from mdcluster.core.model import (
+    ZERO,
+    AdoptArray,
+    ArrayId,
+    ArrayState,
+    Claim,
+    DeviceId,
+    NewMember,
+    Slot,
+    Stamp,
+)
 from tests.sim.copying import GATE_SHUT, Copying
 from tests.sim.disks import BLOCK_SECTORS, SIZE_SECTORS, Disk, block_range, mask_of
 from tests.sim.mdmodel import MdArray
@@ -226,33 +236,19 @@ class ArrayShell(Copying):
         self.host.later(self.host.answers_late_us, self.done, effect, event)
 
     def _write_nonces(self, effect: WriteNonces) -> None:
-        problem = ""
+        problem = "" if self.gate_lets_through() else GATE_SHUT
         claimed: list[tuple[DeviceId, bytes]] = []
         disks: list[Disk] = []
-        if not self.gate_lets_through():
-            problem = GATE_SHUT
         for member in effect.members if not problem else ():
             disk = self.world.disks.get(member.path)
             if disk is None or not disk.writes_for(self.host.index):
                 problem = f"{member.path}: cannot be written"
-            elif effect.adopt is not None and not _adoptable(disk, effect.adopt):
-                problem = f"{member.path}: is no plain member of that array any more"
-            elif effect.adopt is not None:
-                nonce = self.world.rng.randbytes(16)
-                self.world.check.disk_written(self.host, disk)
-                disk.claim(nonce)
-                disks.append(disk)
-                claimed.append((member.device, nonce))
-            elif disk.superblock is not None and not effect.force:
-                problem = f"{member.path}: carries an array already"
-            elif self.world.in_use(disk):
-                problem = f"{member.path}: is in use by an array"
-            else:
-                nonce = self.world.rng.randbytes(16)
-                self.world.check.disk_written(self.host, disk)
-                disk.write_nonce(member.device, nonce)
-                disks.append(disk)
-                claimed.append((member.device, nonce))
+                continue
+            if why := self._claim(effect, member, disk):
+                problem = why
+                continue
+            disks.append(disk)
+            claimed.append((member.device, disk.nonce))
         if problem:
             for disk in disks:
                 disk.drop_nonce()
@@ -260,6 +256,28 @@ class ArrayShell(Copying):
         else:
             self.nonces[effect.op] = disks
         self.done(effect, NoncesWritten(effect.op, problem, tuple(claimed)))
+
+    def _claim(self, effect: WriteNonces, member: NewMember, disk: Disk) -> str:
+        """'' if the nonce was written; what is adopted or added again keeps its superblock."""
+        known = self.host.store.entries.get(effect.array)
+        state = known.state if known is not None else None
+        again = isinstance(state, ArrayState) and state.member(member.device) is not None
+        if effect.adopt is not None and not _adoptable(disk, effect.adopt):
+            return f"{member.path}: is no plain member of that array any more"
+        if again and (disk.device != member.device or disk.superblock is None or disk.torn):
+            return f"{member.path}: is not that member any more"
+        new = effect.adopt is None and not again
+        if new and disk.superblock is not None and not effect.force:
+            return f"{member.path}: carries an array already"
+        if new and self.world.in_use(disk):
+            return f"{member.path}: is in use by an array"
+        nonce = self.world.rng.randbytes(16)
+        self.world.check.disk_written(self.host, disk)
+        if new:
+            disk.write_nonce(member.device, nonce)
+        else:
+            disk.claim(nonce)
+        return ""
 
     def _erase(self, effect: EraseSuperblock) -> None:
         disk, problem = self.world.disk_of(effect.device), ""
