@@ -407,7 +407,7 @@ class Keeper:
             pass_.on_restarted(life)
         for held in self._membership.reports[life].holds:
             left = self.leftovers.pop(held.array, None)  # what it holds is let go once more
-            if left is not None:
+            if left is not None and held.array not in self.passes:  # else the timer is the pass's
                 self._env.timers.cancel(left.key)
 
     def on_fenced(self, life: Life) -> None:
