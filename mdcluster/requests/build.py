@@ -83,7 +83,15 @@ from mdcluster.metadata.layout import (
 )
 from mdcluster.metadata.superblock import SECTOR
 from mdcluster.requests.errors import RequestError
-from mdcluster.requests.names import find_array, find_member, find_node, plain_name, shown, uuid_in
+from mdcluster.requests.names import (
+    belongs_to,
+    find_array,
+    find_member,
+    find_node,
+    plain_name,
+    shown,
+    uuid_in,
+)
 
 Looks = Mapping[str, Look]
 NewUuid = Callable[[], UUID]
@@ -320,7 +328,7 @@ def _component(args: CreateArgs, room: int, chunk: int, least: Look) -> int:
 
 def assemble(args: AssembleArgs, arrays: Sequence[ArrayState], looks: Looks) -> Wish:
     """Start an array of the cluster; the devices named must be members of it."""
-    state = find_array(arrays, args.array)
+    state = _array_to_start(args, arrays, looks)
     if args.uuid is not None and uuid_in(args.uuid) != uuid_in(state.uuid):
         raise RequestError(
             f"array {state.name} has the UUID {state.uuid}, not {shown(args.uuid)}: not started"
@@ -328,8 +336,29 @@ def assemble(args: AssembleArgs, arrays: Sequence[ArrayState], looks: Looks) -> 
     for name in args.devices:
         seen = _look_at(name, looks)
         if seen.array is None or uuid_in(seen.array) != uuid_in(state.uuid):
-            raise RequestError(f"{shown(name)} is not a member of array {state.name}")
+            raise RequestError(
+                f"{shown(name)} is not a member of array {state.name}: {_whose(seen, arrays)}"
+            )
     return Wish(StartArray(state.uuid, args.force, args.run, args.readonly), args.force)
+
+
+def _array_to_start(args: AssembleArgs, arrays: Sequence[ArrayState], looks: Looks) -> ArrayState:
+    """RequestError says of a name that there is not what its members are of."""
+    try:
+        return find_array(arrays, args.array)
+    except RequestError as error:
+        if not args.devices:
+            raise
+        name = args.devices[0]
+        text = f"{error}; {shown(name)}: {_whose(_look_at(name, looks), arrays)}"
+        raise RequestError(text) from None
+
+
+def _whose(seen: Look, arrays: Sequence[ArrayState]) -> str:
+    """What it is a member of, and how that is started if it is of this cluster."""
+    state = next((one for one in arrays if one.uuid == seen.array), None)
+    how = f"; start it by its name: mdcadm -A /dev/md/{state.name}" if state else ""
+    return f"{belongs_to(seen)}{how}"
 
 
 def adopted(args: AdoptArgs, change: AdoptArray, arrays: Sequence[ArrayState]) -> Wish:

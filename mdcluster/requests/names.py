@@ -76,10 +76,20 @@ def find_member(
             return member_seen
     elif (gone := _by_path(state.members, text, paths)) is not None:
         return gone  # it cannot be read any more: its last known place has to do
-    raise RequestError(
-        f"{shown(text)} is not a member of array {state.name}"
-        + (f" ({seen.problem})" if seen is not None and seen.problem else "")
-    )
+    why = f": {belongs_to(seen)}" if seen is not None else ""
+    raise RequestError(f"{shown(text)} is not a member of array {state.name}{why}")
+
+
+def belongs_to(seen: Look) -> str:
+    """What a device is a member of, by what stands on it."""
+    superblock, header = seen.superblock, seen.header
+    if superblock is None:
+        return seen.problem or (f"it has {seen.in_md}" if seen.in_md else "it has no superblock")
+    array = f"array {shown(superblock.set_name)} ({superblock.set_uuid})"
+    if not superblock.guarded:
+        return f"it is a member of the plain {array}"
+    cluster = f" of cluster {shown(header.cluster_name)}" if header is not None else " of a cluster"
+    return f"it is a member of {array}{cluster}"
 
 
 def _by_path(members: Sequence[Member], text: str, paths: Mapping[DeviceId, str]) -> Member | None:

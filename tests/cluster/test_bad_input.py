@@ -172,6 +172,11 @@ REFUSED = [
     ("--create /dev/md/taken -l1 -n2 {free} {free2}", 1, ("name is taken",)),
     ("--stop nothing", 1, ("no array nothing", "its arrays are: taken")),
     ("nothing --fail {i0}", 1, ("no array nothing",)),
+    # assembled under a wrong name, or with members of another array
+    ("-A wrong {i0} {i1}", 1, ("no array wrong", "member of array taken", "-A /dev/md/taken")),
+    ("-A taken {i0} {free}", 1, ("{free} is not a member of array taken: it has no superblock",)),
+    ("-A taken {i0} {cluster}", 1, ("it is a member of array east:data (", "of a cluster")),
+    ("-A taken {damaged} {i0}", 1, ("{damaged} is not a member", "damaged md metadata")),
     # named twice
     (CREATE + "{free}", 2, ("{free} is given twice",)),
     (CREATE + "{sym}", 1, ("{sym} is the same device as {free}: it is named twice",)),

@@ -1,5 +1,6 @@
 """Arguments to changes: what is meant, what is refused and in which words, and any nonsense."""
 
+from dataclasses import replace
 from itertools import count
 from typing import Any
 from uuid import UUID
@@ -39,10 +40,12 @@ from mdcluster.core.model import (
 )
 from mdcluster.members.look import Look
 from mdcluster.members.slots import area_layout
-from mdcluster.metadata.superblock import SECTOR
+from mdcluster.metadata.cluster_area import Header
+from mdcluster.metadata.superblock import SECTOR, Superblock
 from mdcluster.requests import RequestError, Wish, build
 from mdcluster.requests.build import Places
 from tests.unit.members import kit as disks
+from tests.unit.metadata import images
 from tests.unit.requests import kit
 
 A, B, C = "/dev/a", "/dev/b", "/dev/c"
@@ -189,8 +192,25 @@ def test_assemble() -> None:
     assert wish == Wish(StartArray(kit.ARRAY, False, True))
     with pytest.raises(RequestError, match="has the UUID"):
         build.assemble(AssembleArgs("p", "data", uuid=str(UUID(int=1))), arrays, {})
-    with pytest.raises(RequestError, match="/dev/a is not a member of array data"):
+    with pytest.raises(RequestError, match="/dev/a is not a member of array data: it has no super"):
         build.assemble(AssembleArgs("p", "data", (A,)), arrays, kit.looks(A))
+
+
+def test_what_is_assembled_under_a_wrong_name_tells_whose_it_is() -> None:
+    plain = replace(images.superblock(), set_name="home:0", feature_map=0)
+    ours = replace(plain, set_uuid=UUID(kit.ARRAY), set_name="data").with_guard(True)
+    alien = replace(plain, set_name="old").with_guard(True)
+
+    def said(name: str, superblock: Superblock, header: Header | None = None) -> str:
+        looks = {A: replace(kit.seen(A), superblock=superblock, header=header)}
+        with pytest.raises(RequestError) as caught:
+            build.assemble(AssembleArgs("p", name, (A,)), (kit.mirror(),), looks)
+        return str(caught.value)
+
+    assert "start it by its name: mdcadm -A /dev/md/data" in said("nope", ours)
+    assert "a member of the plain array home:0 (" in said("data", plain)
+    assert said("data", alien, images.header()).endswith("of cluster lab")
+    assert "mdcadm" not in said("nope", alien)
 
 
 def test_fail_and_remove_by_every_name() -> None:
