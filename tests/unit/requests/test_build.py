@@ -197,7 +197,7 @@ def test_assemble() -> None:
 
 
 def test_what_is_assembled_under_a_wrong_name_tells_whose_it_is() -> None:
-    plain = replace(images.superblock(), set_name="home:0", feature_map=0)
+    plain = replace(images.superblock(), set_uuid=UUID(int=9), set_name="home:0", feature_map=0)
     ours = replace(plain, set_uuid=UUID(kit.ARRAY), set_name="data").with_guard(True)
     alien = replace(plain, set_name="old").with_guard(True)
 
