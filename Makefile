@@ -44,8 +44,9 @@ vm-soak: vm-tools $(READY) ## ROUNDS=10 of every proof at random moments, both k
 	MDCLUSTER_VM_KERNEL=$(KERNEL) MDCLUSTER_VM_ROUNDS=$(or $(ROUNDS),10) MDCLUSTER_VM_SEED=$(VM_SEED) \
 		$(BIN)/pytest -v tests/vm/test_proofs.py tests/vm/test_other_eyes.py
 
-vm-bench: vm-tools $(READY) ## the figures of real kernels (KERNEL=6.1, ROUNDS=5)
-	$(BIN)/python -m tests.vm.bench $(if $(KERNEL),--kernel $(KERNEL)) $(if $(ROUNDS),--rounds $(ROUNDS))
+vm-bench: vm-tools $(READY) ## the figures of real kernels (KERNEL=6.1, ROUNDS=5, FIGURE=takeover)
+	$(BIN)/python -m tests.vm.bench $(if $(KERNEL),--kernel $(KERNEL)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+		$(addprefix --figure ,$(FIGURE))
 
 vm-smoke: vm-tools $(READY) ## the few of them that show that the tier works
 	MDCLUSTER_VM_KERNEL=$(KERNEL) $(BIN)/pytest -q -m smoke tests/vm

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import FrameType
 
 from tests.bench.figures import Figure, show
 from tests.bench.figures import progress as on_terminal
-from tests.vm.bench import idle, machine
+from tests.vm.bench import chunks, idle, machine, resync, takeover, visible, writes
 from tests.vm.bench.cluster import Run
 from tests.vm.bench.rounds import Document, Round, joined, parse
 from tests.vm.lab.kernels import SERIES
@@ -35,6 +36,26 @@ class Family:
 
 FAMILIES = {
     "machine": Family(machine.measure, machine.table),
+    **{
+        f"visible{nodes}": Family(
+            partial(visible.measure, nodes),
+            partial(visible.table, nodes),
+        )
+        for nodes in visible.NODES
+    },
+    **{
+        f"resync{key}": Family(partial(resync.measure, target), partial(resync.table, target))
+        for key, target in resync.TARGETS.items()
+    },
+    **{
+        f"writes{key}": Family(partial(writes.measure, speed), partial(writes.table, speed))
+        for key, speed in writes.SPEEDS.items()
+    },
+    **{
+        f"takeover-{key}": Family(partial(takeover.measure, how), partial(takeover.table, how))
+        for key, how in takeover.FENCING.items()
+    },
+    "chunks": Family(chunks.measure, chunks.table),
     "idle": Family(idle.measure, idle.table),
 }
 """In the order of the table."""
@@ -70,12 +91,17 @@ def _measured(options: argparse.Namespace, failures: Failures) -> Document:
     rounds: dict[str, list[Round]] = {}
     try:
         with _time_limit(options.limit_min * 60):
-            for name in options.figure or FAMILIES:
+            for name in chosen(options.figure):
                 rounds[name] = _family(name, Run(options.kernel), options.rounds, failures)
     except TimeLimitError as error:
         failures.append(str(error))
     facts["took"] = f"{time.monotonic() - began_s:.0f} s"
     return Document(facts, {name: found for name, found in rounds.items() if found})
+
+
+def chosen(begins: Sequence[str]) -> list[str]:
+    """The families that begin with any of these, in the order of the table; all for none."""
+    return [name for name in FAMILIES if not begins or name.startswith(tuple(begins))]
 
 
 def _family(name: str, run: Run, wanted: int, failures: Failures) -> list[Round]:
@@ -144,7 +170,11 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.vm.bench", description=__doc__)
     parser.add_argument("--kernel", default="6.12", choices=list(SERIES))
     parser.add_argument(
-        "--figure", action="append", choices=list(FAMILIES), help="only this; may repeat"
+        "--figure",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"only those that begin so; may repeat: {', '.join(FAMILIES)}",
     )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of each (default: 5)")
     parser.add_argument(
@@ -162,6 +192,8 @@ def _parse() -> argparse.Namespace:
     options = parser.parse_args()
     if options.rounds < 1 or options.limit_min < 1:
         parser.error("--rounds and --limit-min take numbers above 0")
+    if unknown := [name for name in options.figure if not chosen([name])]:
+        parser.error(f"no figure begins with {unknown[0]!r}: {', '.join(FAMILIES)}")
     return options
 
 

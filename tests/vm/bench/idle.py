@@ -9,7 +9,7 @@ from tests.vm.bench.rounds import Round, numbers, typical
 from tests.vm.lab import Guest
 
 NODES = 3
-DISK_MIB = 24
+SIZE_MIB = 12
 RSS_AIM_MIB = 45.0
 IDLE_S = 6.0
 LOOK = (
@@ -21,8 +21,8 @@ LOOK = (
 
 
 def measure(run: Run) -> Iterator[Round]:
-    with cluster(run, NODES, DISK_MIB) as made:
-        made.make(DISK_MIB // 2, clean=True)
+    with cluster(run, NODES, SIZE_MIB) as made:
+        made.make(SIZE_MIB, clean=True)
         while True:
             yield _once(made)
 

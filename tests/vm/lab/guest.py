@@ -220,6 +220,10 @@ class Guest:
         pid = self.ask({**message, "env": dict(env or {})})["pid"]
         return GuestProcess(self, name, int(pid), log)
 
+    def clock_ns(self) -> int:
+        """Its CLOCK_MONOTONIC."""
+        return int(self.ask({"do": "clock"})["monotonic_ns"])
+
     def read_bytes(self, path: str, *, size_max: int = 64 << 20) -> bytes:
         """The content of a file in the guest, up to this size."""
         data = bytearray()

@@ -74,6 +74,7 @@ class Agent:
             "wait": self._wait,
             "read": self._read,
             "write": self._write,
+            "clock": self._clock,
             "connect": self._connect,
             "send": self._send_on,
             "receive": self._receive,
@@ -167,6 +168,9 @@ class Agent:
             return {"rc": self._spawned[message["name"]].wait(message["timeout_s"])}
         except subprocess.TimeoutExpired:
             return {"rc": None}
+
+    def _clock(self, _: Message) -> Message:
+        return {"monotonic_ns": time.monotonic_ns()}
 
     # --- unix sockets ------------------------------------------------------------------------
 

@@ -1,1 +1,4 @@
-"""Programs that run in a guest, of the standard library alone; each prints a line of JSON."""
+"""Programs that run in a guest, of the standard library alone unless they say otherwise.
+
+Each prints lines of JSON; times are of CLOCK_MONOTONIC there, in nanoseconds.
+"""
