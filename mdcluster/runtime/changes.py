@@ -10,8 +10,8 @@ from typing import Final
 from mdcluster.core.model import Entry
 from mdcluster.requests.differences import Names, differences
 from mdcluster.runtime import observe
+from mdcluster.runtime.asking import BY_MAX, asker
 
-BY_MAX: Final = 64
 WHAT_MAX: Final = 768
 
 
@@ -42,18 +42,12 @@ class Changes:
         if not what:
             return
         facts: observe.Facts = {"key": entry.key, "term": entry.stamp.term, "seq": entry.stamp.seq}
-        by = ", ".join(dict.fromkeys(filter(None, map(self._asker, _asked(before, entry)))))
+        boots = self._boots()
+        askers = (asker(proposal, boots) for proposal in _asked(before, entry))
+        by = ", ".join(dict.fromkeys(filter(None, askers)))
         if by:
             facts["by"] = by[:BY_MAX]
         observe.tell("changed", {**facts, "what": what[:WHAT_MAX]})
-
-    def _asker(self, proposal: str) -> str:
-        """Who made this id: mdcadm says it in it, a daemon begins it with its boot."""
-        who, slash, _ = proposal.partition("/")
-        if slash and "@" in who:
-            return who
-        boots = self._boots()
-        return next((boots[boot] for boot in boots if proposal.startswith(boot)), "")
 
 
 def _asked(before: Entry | None, entry: Entry) -> list[str]:

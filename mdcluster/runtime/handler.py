@@ -34,6 +34,7 @@ from mdcluster.core.effects import Answer
 from mdcluster.core.events import Asked, FenceAcked, Wondered
 from mdcluster.core.model import AdoptArray, ArrayId, ArrayState, NodeId, Outcome
 from mdcluster.core.view import NodeView
+from mdcluster.errors import MdclusterError
 from mdcluster.gate import boottime_ms
 from mdcluster.md.driver import ArrayStatus, DriverError, MdDriver
 from mdcluster.members.registry import Registry
@@ -43,7 +44,7 @@ from mdcluster.requests.differences import Names
 from mdcluster.requests.names import find_array, find_node
 from mdcluster.requests.speed import Speeds
 from mdcluster.requests.waits import Waits
-from mdcluster.runtime import observe
+from mdcluster.runtime import asking, observe
 from mdcluster.runtime.loop import Runtime
 
 KEPT_MAX: Final = 256
@@ -95,13 +96,6 @@ class Handler:
             await self._foresee(verb, args, sink)
         elif isinstance(args, ArrayArgs):
             await self._about_array(verb, args, sink)
-        elif verb is Verb.FENCE_ACK and isinstance(args, NodeArgs):
-            self._fence_ack(args, sink)
-        elif verb is Verb.RELOAD:
-            problem = self._around.reload()
-            if problem:
-                raise RequestError(f"not reloaded: {problem}")
-            sink.done("read again")
         elif isinstance(args, HistoryArgs):
             sink.done("", self._around.history(args.after))
         elif isinstance(args, NoArgs | EventsArgs):
@@ -110,7 +104,7 @@ class Handler:
             sink.done("", self._look(verb))
         else:
             assert isinstance(args, ChangeArgs)
-            await self._change(verb, args, args.proposal, sink)
+            await self._asked(verb, args, sink)
 
     # --- looking ---------------------------------------------------------------------------
 
@@ -216,6 +210,28 @@ class Handler:
 
     # --- changing --------------------------------------------------------------------------
 
+    async def _asked(self, verb: Verb, args: ChangeArgs, sink: ReplySink) -> None:
+        """A change; who asks for it is told, and if it is refused."""
+        facts = asking.facts(verb, args)
+        if args.proposal not in self._kept:  # else it is asked again
+            observe.tell("asked", facts)
+        try:
+            if verb is Verb.FENCE_ACK and isinstance(args, NodeArgs):
+                self._fence_ack(args, sink)
+            elif verb is Verb.RELOAD:
+                self._reload(sink)
+            else:
+                await self._change(verb, args, args.proposal, sink)
+        except MdclusterError as error:
+            observe.tell("refused", {**facts, "why": str(error)})
+            raise
+
+    def _reload(self, sink: ReplySink) -> None:
+        problem = self._around.reload()
+        if problem:
+            raise RequestError(f"not reloaded: {problem}")
+        sink.done("read again")
+
     def _fence_ack(self, args: NodeArgs, sink: ReplySink) -> None:
         node, name = self._dead_node(args)
         self._runtime.feed(FenceAcked(node))
@@ -247,8 +263,7 @@ class Handler:
             part = _part(proposal, len(wishes) - 1 - number)
             answer = await self._propose(part, wish, sink)
             if answer.state == "refused":
-                sink.refused(answer.text)
-                return
+                raise RequestError(answer.text)
             text = answer.text
         sink.done(text, self._outcome(args, wishes))
 

@@ -55,6 +55,13 @@ def test_what_was_done_is_told_on_every_node_and_after_restarts(
         assert any(by == writer.name and "pass: none -> resync" in text for _, by, text in middle)
         assert last[1].startswith("bob@") and "in sync, role 0 -> faulty" in last[2]
 
+        assert mdcadm.main(["/dev/md/r", "--fail", images[1], f"--socket={other.socket}"]) == 1
+        capsys.readouterr()
+        asked, refused = entries(other, capsys, "r")[-2:]
+        assert (asked["event"], refused["event"]) == ("asked", "refused")
+        assert asked["by"] == refused["by"] == f"bob@{HOST}"
+        assert images[1] in asked["text"] and "why=" in refused["text"]
+
         before = entries(follower, capsys)
         follower.kill()
         follower.start()
@@ -64,4 +71,4 @@ def test_what_was_done_is_told_on_every_node_and_after_restarts(
         assert [e["number"] for e in after] == list(range(1, len(after) + 1))
         assert [e["event"] for e in after].count("daemon_started") == 2
         lines = ran(follower, capsys, "--history", "/dev/md/r").splitlines()
-        assert sum(f"(asked by bob@{HOST})" in line for line in lines) == 1
+        assert sum(f"(asked by bob@{HOST})" in line for line in lines) == 1  # not asked of this one

@@ -27,6 +27,7 @@ change   /dev/md/r --fail A --remove A
 monitor  --monitor --oneshot --scan
 detail   --detail --scan
 wait     --wait r
+wait-clean --wait-clean r
 change   /dev/md/r --add A
 change   --pause r
 why      --why r

@@ -8,7 +8,8 @@ import pytest
 from mdcluster.core.model import ArrayState, ClusterState, Entry, NodeId, Outcome, Stamp, Voter
 from mdcluster.requests.differences import Names
 from mdcluster.runtime import observe
-from mdcluster.runtime.changes import BY_MAX, WHAT_MAX, Changes
+from mdcluster.runtime.asking import BY_MAX
+from mdcluster.runtime.changes import WHAT_MAX, Changes
 from tests.unit.core.samples import mirror
 
 NAMES = Names("a", {NodeId("na"): "a"}, {}, ("a",))
