@@ -184,7 +184,10 @@ class MdDriver(Protocol):
         """
 
     async def fail(self, array: ArrayId, device: DeviceId) -> None:
-        """Stop the use of a member (`faulty`). Its held writes stay held."""
+        """Stop the use of a member (`faulty`). Its held writes stay held.
+
+        A sync that runs is interrupted, as by `add` (drivers/md/raid1.c, raid1_error).
+        """
 
     async def unblock(self, array: ArrayId, device: DeviceId) -> None: ...
 

@@ -25,7 +25,7 @@ from mdcluster.md.driver import (
 )
 from mdcluster.md.embedded_array import ArraySettings, EmbeddedArray
 from mdcluster.md.embedded_members import Attached
-from mdcluster.md.embedded_sync import Sync, next_dirty
+from mdcluster.md.embedded_sync import BY_BITMAP, Sync, next_dirty
 from mdcluster.md.faults import Faults
 from mdcluster.md.member_io import IoSettings, LateWrites, MemberIo
 from mdcluster.md.nbd import NbdServer
@@ -239,8 +239,10 @@ class EmbeddedDriver:
     # --- members ----------------------------------------------------------------------------
 
     async def fail(self, array: ArrayId, device: DeviceId) -> None:
-        """DriverError for the last good member."""
-        self._of(array).array.members.fail(device)
+        """DriverError for the last good member. It interrupts a sync."""
+        running = self._of(array)
+        if running.array.members.fail(device) and running.sync is not None:
+            running.sync.interrupt()
 
     async def unblock(self, array: ArrayId, device: DeviceId) -> None:
         """DriverError for a blocked member that is not faulty; nothing for one not here."""
@@ -256,7 +258,10 @@ class EmbeddedDriver:
 
     async def add(self, array: ArrayId, member: Member, path: str) -> None:
         """DriverError if it does not fit, or a late write may still land on it."""
-        target = self._of(array).array
+        running = self._of(array)
+        target = running.array
+        if running.sync is not None:
+            running.sync.interrupt()
         attached = await self._open(member, path, target.spectated)
         try:
             await target.attach(attached)
@@ -341,6 +346,12 @@ class EmbeddedDriver:
             raise DriverError(f"array {target.name}: no {kind} while {first} has to recover")
         if not 0 <= position_sectors <= target.geometry.size_sectors:
             raise DriverError(f"array {target.name}: no sync position {position_sectors}")
+        below = target.geometry.array_range(position_sectors, target.geometry.size_sectors)[0]
+        if kind in BY_BITMAP and any(target.bitmap.needed(0, below)):
+            raise DriverError(
+                f"array {target.name}: the bitmap marks what lies below the position"
+                f" {position_sectors} of the {kind}"
+            )
         running.sync = Sync(target, kind, position_sectors, self._gate_check)
 
     async def limit_sync(self, array: ArrayId, hi_sectors: int) -> SyncStep:

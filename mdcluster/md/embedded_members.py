@@ -184,11 +184,12 @@ class MemberSet:
             self._on_failure()
         self._writes.changed()
 
-    def fail(self, device: DeviceId) -> None:
-        """`faulty`; a member in use becomes blocked and the array write-pending."""
+    def fail(self, device: DeviceId) -> bool:
+        """`faulty`; a member in use becomes blocked and the array write-pending. False if it is
+        faulty already."""
         member = self.attached(device)
         if member.faulty:
-            return
+            return False
         if self.is_last_good(member):
             raise DriverError(
                 f"array {self.name}: {member.io.path} is the last good member, it cannot be failed"
@@ -197,6 +198,7 @@ class MemberSet:
             self._take_out(member)
         member.faulty, member.in_sync = True, False
         member.unacknowledged_errors = 0
+        return True
 
     def unblock(self, device: DeviceId) -> None:
         """`-blocked`. A device that is not here has nothing to unblock."""

@@ -20,7 +20,7 @@ from mdcluster.md.raid import Piece
 
 STRETCH_SECTORS: Final = 2048
 DEPTH: Final = 2
-_BY_BITMAP: Final = (SyncKind.RESYNC, SyncKind.BITMAP)
+BY_BITMAP: Final = (SyncKind.RESYNC, SyncKind.BITMAP)
 _EQUALIZING: Final = (SyncKind.RESYNC, SyncKind.BITMAP, SyncKind.REPAIR)
 
 
@@ -52,6 +52,10 @@ class Sync:
         self._running = asyncio.create_task(self._copy_to(hi_sectors))
         return await asyncio.shield(self._running)
 
+    def interrupt(self) -> None:
+        """The step under way, and any later one, raises; `stop` is to follow."""
+        self._stopping = True
+
     async def stop(self) -> None:
         """Return once no copying write is outstanding, late ones included."""
         self._stopping = True
@@ -74,7 +78,7 @@ class Sync:
         if self.kind is SyncKind.RECOVER:
             targets = self._array.members.recovering
             return bool(targets) and all(m.entry.by_bitmap for m in targets)
-        return self.kind in _BY_BITMAP
+        return self.kind in BY_BITMAP
 
     # --- one step -----------------------------------------------------------------------------
 
@@ -86,8 +90,7 @@ class Sync:
         self._refuse_if_pending()
         stretches = self._stretches(plan)
         await _all_of(self._work(stretches) for _ in range(DEPTH))
-        if self._stopping:
-            raise DriverError(f"array {self._array.name}: the sync was stopped")
+        self._refuse_if_stopped()
         if self.kind is not SyncKind.CHECK:
             await self._flush()
             if not self._array.members.incomplete:
@@ -209,6 +212,10 @@ class Sync:
         why = f"{what}: {error.strerror or error}"
         self._array.members.failed(member, why)
         return DriverError(f"array {self._array.name}: {member.io.path}: {why}")
+
+    def _refuse_if_stopped(self) -> None:
+        if self._stopping:
+            raise DriverError(f"array {self._array.name}: the {self.kind} was stopped")
 
     def _refuse_if_pending(self) -> None:
         if self._array.members.failure_pending:

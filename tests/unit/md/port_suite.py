@@ -330,6 +330,38 @@ class PortSuite:
             assert now[hi * SECTOR :] == before[hi * SECTOR :]
         await lab.driver.stop_sync(ARRAY)
 
+    async def test_no_sync_begins_above_what_is_dirty(self, lab: Lab) -> None:
+        """md copies from there, where others do not hold their writes."""
+        await lab.start(array())
+        await lab.driver.set_bits(ARRAY, 1024, SIZE_SECTORS)
+        for kind in (SyncKind.RESYNC, SyncKind.BITMAP):
+            with pytest.raises(DriverError, match="marks what lies below"):
+                await lab.driver.start_sync(ARRAY, kind, 2048)
+            await lab.driver.start_sync(ARRAY, kind, 1024)
+            await lab.driver.stop_sync(ARRAY)
+
+    @pytest.mark.parametrize("what", ["add", "fail"])
+    async def test_members_that_come_or_go_interrupt_a_sync(self, lab: Lab, what: str) -> None:
+        await lab.start(array(disks=3))
+        await self._release(lab, 1)
+        await lab.driver.remove(ARRAY, device(1))
+        await lab.driver.set_bits(ARRAY, 0, SIZE_SECTORS)
+        await lab.driver.start_sync(ARRAY, SyncKind.RESYNC, 0)
+        await lab.driver.limit_sync(ARRAY, 1024)
+        if what == "add":
+            fresh = member(3, MemberState.RECOVERING, role=1)
+            await lab.driver.add(ARRAY, fresh, lab.path(fresh.device))
+        else:
+            await self._release(lab, 2)
+        with pytest.raises(DriverError):
+            await lab.driver.limit_sync(ARRAY, SIZE_SECTORS)
+        await lab.driver.stop_sync(ARRAY)
+
+    async def _release(self, lab: Lab, number: int) -> None:
+        await lab.driver.fail(ARRAY, device(number))
+        await lab.driver.unblock(ARRAY, device(number))
+        await lab.driver.activate(ARRAY)
+
     async def test_a_chunk_that_was_interrupted_is_copied_whole_again(self, lab: Lab) -> None:
         """Below the position that was reached: the core begins at the start of the chunk."""
         await lab.start(array())

@@ -12,7 +12,8 @@ from typing import Final
 
 import pytest
 
-from mdcluster.core.model import ArrayState
+from mdcluster.core.model import ArrayState, DeviceId
+from mdcluster.md.faults import Direction, Purpose
 from tests.unit.md.embedded_lab import EmbeddedLab
 from tests.unit.md.port_suite import PATIENCE_S
 from tests.unit.md.trace_player import Line, Player, lines_of
@@ -24,12 +25,10 @@ DIFFERS: Final = {
     "read error of the last one": (10, "a kernel does not tell of it"),
     "hold": (9, "a kernel holds a write that ends where the range begins"),
     "hold over a failed write": (6, "Linux 6.12: it returns only when that is released"),
-    "resync above what is dirty": (6, "the kernel's driver refuses what md would copy from there"),
-    "resync meets a bad member": (9, "a copying write fails that the bench does not make fail"),
-    "a member faulty in a resync": (11, "a kernel's md ends the resync, its step is refused"),
     "recovery": (25, "read of a member not taken in: md reads it once it has finished"),
     "added by bitmap": (15, "a kernel copies a chunk more than the embedded driver"),
-    "added while it copies": (13, "an addition interrupts a kernel's resync"),
+    "resync meets a bad member": (18, "what a write missed, the embedded driver copies once more"),
+    "a member faulty in a resync": (17, "degraded, the embedded driver keeps its bits longer"),
     "spare": (11, "a kernel does not let the spare go"),
     "replacement": (11, "a kernel's md sets the old one faulty by itself, and tells of it"),
 }
@@ -37,6 +36,13 @@ DIFFERS: Final = {
 
 class EmbeddedBench(EmbeddedLab):
     """The embedded driver, as a bench for scripts."""
+
+    def break_writes(self, device: DeviceId) -> None:
+        """All of the data area, as a disk does: those of a copying, too."""
+        super().break_writes(device)
+        path = self.path(device)
+        rule = self.faults.fail(path, Direction.WRITE, purpose=Purpose.COPY)
+        self._rules[device].append(rule)
 
     async def restart(self, state: ArrayState) -> None:
         raise AssertionError("arrays of the embedded driver do not outlive it")
