@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 GATE_SHUT = "the gate is shut"
+INTERRUPTED = "interrupted: a member came or went"
 
 
 class Copying:
@@ -67,8 +68,8 @@ class Copying:
         if array is None or sync is None or sync.serial != effect.serial:
             self._reached(effect, 0, 0, 0, SIZE_SECTORS, "no such pass is running")
             return
-        if array.recovering and sync.kind is not SyncKind.RECOVER:
-            self._reached(effect, 0, 0, 0, SIZE_SECTORS, "interrupted: a member was added")
+        if sync.interrupted or (array.recovering and sync.kind is not SyncKind.RECOVER):
+            self._reached(effect, 0, 0, 0, SIZE_SECTORS, INTERRUPTED)
             return
         mask = array.plan(sync, sync.position, effect.hi_sectors)
         blocks = [block for block in range(SIZE_SECTORS // BLOCK_SECTORS) if mask >> block & 1]
@@ -146,7 +147,7 @@ class Copying:
             self.host.md_later(1000, self._copy_next, *again)  # md's own barrier
             return
         sources = [leg for leg in array.legs if leg.in_sync and not leg.faulty]
-        problem = "" if sources else "no member in sync"
+        problem = INTERRUPTED if sync.interrupted else "" if sources else "no member in sync"
         if not problem and not sources[0].disk.reads_for(self.host.index):
             problem = "read error"
         if not problem and not self.host.outlives and not self.gate_lets_through():
@@ -178,7 +179,7 @@ class Copying:
         if sync.kind in LOOKING:
             self.world.load["blocks_compared"] += 1
             targets = [leg for leg in targets if leg.in_sync and leg.disk.data[block] != value]
-            sync.mismatched += bool(targets)
+            sync.mismatched += len(targets)
         problem = ""
         for leg in targets if sync.kind is not SyncKind.CHECK else ():
             if leg.disk.writes_for(self.host.index) and leg.disk.device == leg.device:

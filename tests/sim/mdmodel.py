@@ -2,11 +2,12 @@
 
 Writes go to every attached member; one that fails is held until `unblock` of that member
 *and* `activate`; `activate` releases every held write of the array, whatever it waits for.
-A failed and held write counts as drained for a hold. Bits of the own slot are on disk before
-the data. A sync with a bitmap copies what is dirty in the own slot, in whole chunks; it checks
-the gate before each write, and a frozen host may issue a checked write late. Of a kernel
-(`Quirks.kernel_md`), which takes no position then, every sync starts at 0; and while a member
-is not in sync it recovers that member, whatever is asked, and writes to no other.
+A failed and held write counts as drained for a hold, except since Linux 6.7. Bits of the own slot
+are on disk before the data. A sync with a bitmap copies what is dirty in the own slot, in whole
+chunks; it checks the gate before each write, and a frozen host may issue a checked write late. A
+member that comes or goes interrupts it. Of a kernel (`Quirks.kernel_md`), which takes no position
+then, every sync starts at 0; and while a member is not in sync it recovers that member, whatever
+is asked, and writes to no other.
 """
 
 from __future__ import annotations
@@ -78,8 +79,9 @@ class Sync:
     busy_block: int = -1
     left_out: int = 0  # bits of chunks of which a block was left out
     copying: bool = False  # a step is under way, of md if it copies without asking
-    mismatched: int = 0  # blocks found different in this step
+    mismatched: int = 0  # blocks found different in this step, on each member for itself
     stopping: bool = False
+    interrupted: bool = False  # a member came or went: md goes no further
 
 
 class MdArray:
@@ -162,12 +164,14 @@ class MdArray:
 
     def must_wait(self, block: int) -> bool:
         lo, hi = self.hold
+        first, after = block * BLOCK_SECTORS, (block + 1) * BLOCK_SECTORS
+        kernel = self.host.world.quirks.kernel_md
         return (
             self.host.md.hold_all
             or self.write_pending
             or self.closing
             or self.broken
-            or (lo < hi and lo < (block + 1) * BLOCK_SECTORS and block * BLOCK_SECTORS < hi)
+            or (lo < hi and first < hi and (lo < after or (lo == after and kernel)))
             or (self.sync is not None and self.sync.busy_block == block)
             or any(leg.blocked for leg in self.legs)
         )
@@ -230,7 +234,17 @@ class MdArray:
             self.held.append(write)
         else:
             self._finish(write)
-        if not self.in_flight:
+        self._drain()
+
+    @property
+    def _drains(self) -> bool:
+        """Something is under way that a hold waits for: since Linux 6.7 also what is held."""
+        quirks = self.host.world.quirks
+        waits_for_failures = quirks.kernel_md and not quirks.serial_holds
+        return bool(self.in_flight) or (waits_for_failures and bool(self.held))
+
+    def _drain(self) -> None:
+        if self.drained and not self._drains:
             drained, self.drained = self.drained, []
             for call in drained:
                 call()
@@ -255,11 +269,18 @@ class MdArray:
         for leg in legs:
             if leg.disk.reads_for(self.host.index) and leg.disk.device == leg.device:
                 return leg.disk.data[block], leg
-            # a kernel sets it faulty by itself, but for the last one (docs/KERNEL.md, limit 5)
-            alone = len(legs) == 1 or not self.host.world.quirks.kernel_md
-            doubt = Doubt.NONE if alone else Doubt.MISSED
-            self.host.event(MemberFailed(self.uuid, leg.device, "read error", doubt))
+            self._read_failed(leg)
         return None
+
+    def _read_failed(self, leg: Leg) -> None:
+        """A kernel sets it faulty by itself; of the last one it tells nothing (docs/KERNEL.md)."""
+        kernel = self.host.world.quirks.kernel_md
+        if kernel and self.readable() == (leg.device,):
+            return
+        if kernel:
+            self.set_faulty(leg)
+        doubt = Doubt.MISSED if kernel else Doubt.NONE
+        self.host.event(MemberFailed(self.uuid, leg.device, "read error", doubt))
 
     def readable(self) -> tuple[DeviceId, ...]:
         """The members reads may come from, in order."""
@@ -270,6 +291,11 @@ class MdArray:
     def set_faulty(self, leg: Leg) -> None:
         if not leg.faulty:
             leg.faulty = leg.blocked = self.write_pending = True
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        if self.sync is not None:
+            self.sync.interrupted = True
 
     def unblock(self, device: DeviceId) -> None:
         leg = self.leg(device)
@@ -286,6 +312,7 @@ class MdArray:
         held, self.held = self.held, []
         for write in held:
             self._finish(write)
+        self._drain()
         self.resubmit()
 
     def attach(self, member: Member, disk: Disk) -> Leg:
@@ -300,6 +327,7 @@ class MdArray:
             disk.bits[self.slot] |= self.own_bits()
         self.legs.append(leg)
         self.legs.sort(key=lambda one: one.role)
+        self._interrupt()
         return leg
 
     def detach(self, leg: Leg) -> None:
@@ -410,11 +438,11 @@ class MdArray:
     # --- holds ---------------------------------------------------------------------------
 
     def hold_range(self, lo: int, hi: int, drained: Callable[[], None]) -> None:
-        """Hold [lo, hi); `drained` is called when nothing is in flight (held counts as drained)."""
+        """Hold [lo, hi); `drained` is called when nothing is under way."""
         self.hold, self.moving = (lo, hi), True
         self.host.world.check.hold_moves(self)
         self.resubmit()
-        if self.in_flight and lo < hi:
+        if self._drains and lo < hi:
             self.drained.append(drained)
         else:
             drained()
