@@ -1,11 +1,10 @@
 """What was recorded of a kernel's md, played again on the embedded driver: same events and states.
 
-Where the two differ stands in DIFFERS: the step from which on, and how. Up to it all must be equal.
+Where the two differ stands in DIFFERS: the step from which on, and how (of both kernels, or of the
+one that is named). Up to it all must be equal; arrays of the embedded driver do not outlive it.
 Nothing is waited for but what was recorded, so how fast this machine is makes no difference.
 """
 
-import asyncio
-from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -15,11 +14,13 @@ import pytest
 from mdcluster.core.model import ArrayState, DeviceId
 from mdcluster.md.faults import Direction, Purpose
 from tests.unit.md.embedded_lab import EmbeddedLab
-from tests.unit.md.port_suite import PATIENCE_S
-from tests.unit.md.trace_player import Line, Player, lines_of
+from tests.unit.md.trace_player import Line, Player
+from tests.unit.md.trace_replay import SERIES, recorded, replay
+
+LIMIT_S: Final = 20.0
+"""For what was recorded to happen; longest where it does not."""
 
 DIFFERS: Final = {
-    "start": (2, "a write before run: on a kernel an error, there is no device yet"),
     "last good member": (10, "a kernel holds its failed write until it is unblocked"),
     "read error": (6, "a kernel has set the member faulty by itself"),
     "read error of the last one": (10, "a kernel does not tell of it"),
@@ -29,6 +30,8 @@ DIFFERS: Final = {
     "added by bitmap": (15, "a kernel copies a chunk more than the embedded driver"),
     "resync meets a bad member": (18, "what a write missed, the embedded driver copies once more"),
     "a member faulty in a resync": (17, "degraded, the embedded driver keeps its bits longer"),
+    "a degraded array's bits": (8, "a kernel's driver tells of none that md has set by itself"),
+    "raid10": (23, "bits of when it was degraded are still set on a kernel"),
     "spare": (11, "a kernel does not let the spare go"),
     "replacement": (11, "a kernel's md sets the old one faulty by itself, and tells of it"),
 }
@@ -48,52 +51,24 @@ class EmbeddedBench(EmbeddedLab):
         raise AssertionError("arrays of the embedded driver do not outlive it")
 
 
-def _recorded() -> dict[str, list[Line]]:
-    texts: dict[str, list[str]] = {}
-    for text in (Path(__file__).parent / "traces/6.12.jsonl").read_text().splitlines():
-        if text.startswith("# "):
-            trace = texts[text[2:]] = []
-        elif not text.startswith("#! "):
-            trace.append(text)
-    return {name: list(lines_of(trace)) for name, trace in texts.items()}
+def _comparable(series: str, name: str, trace: list[Line]) -> list[Line]:
+    known = DIFFERS.get(f"{series} {name}") or DIFFERS.get(name)
+    restart = next((at for at, line in enumerate(trace) if line.do == "restart"), len(trace))
+    return trace[: min(known[0] if known else restart, restart)]
 
 
-TRACES: Final = _recorded()
+CASES: Final = [
+    pytest.param(_comparable(series, name, trace), id=f"{series} {name}")
+    for series in SERIES
+    for name, trace in recorded(series).items()
+]
 
 
-def _comparable(line: Line, early: bool) -> Line:
-    """Whether an array is clean counts from its first `activate` on: before, the driver of a kernel
-    finds no thread of md. What fails in one step has no order between members."""
-    left_out = ("clean", "pending") if early else ()
-    now = {key: value for key, value in line.now.items() if key not in left_out}
-    return replace(line, events=tuple(sorted(line.events)), now=now)
-
-
-async def replay(player: Player, trace: Iterable[Line], limit_s: float = PATIENCE_S) -> None:
-    """AssertionError where it does not come to what was recorded."""
-    early = True
-    for at, line in enumerate(trace):
-        early = early and line.do != "activate"
-        wanted = _comparable(line, early)
-
-        async def reached(
-            look: Callable[[], Line], wanted: Line = wanted, early: bool = early
-        ) -> None:
-            loop = asyncio.get_running_loop()
-            latest_s = loop.time() + limit_s
-            while _comparable(look(), early) != wanted and loop.time() < latest_s:  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
-
-        played = await player.step(line.do, reached)
-        assert _comparable(played, early) == wanted, f"step {at}"
-
-
-@pytest.mark.parametrize("name", TRACES)
-async def test_embedded_does_as_the_kernel(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("trace", CASES)
+async def test_embedded_does_as_the_kernel(trace: list[Line], tmp_path: Path) -> None:
     bench = EmbeddedBench(tmp_path)
-    end = DIFFERS[name][0] if name in DIFFERS else None
     try:
-        await replay(Player(bench), TRACES[name][:end])
+        await replay(Player(bench), trace, LIMIT_S)
     finally:
         await bench.close()
 
@@ -101,7 +76,7 @@ async def test_embedded_does_as_the_kernel(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("at", range(4, 8))
 async def test_a_changed_line_is_noticed(at: int, tmp_path: Path) -> None:
     bench = EmbeddedBench(tmp_path)
-    lines = TRACES["failed write"]
+    lines = recorded("6.12")["failed write"]
     changed = [*lines[:at], replace(lines[at], events=("failed 0",))]
     try:
         await replay(Player(bench), lines[:at])

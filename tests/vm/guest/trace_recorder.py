@@ -21,7 +21,7 @@ from tests.vm.guest.kernel_lab import Disks, KernelLab
 QUIET_S: Final = 0.25
 """The driver looks every 200 ms for what md does not tell."""
 LOOK_S: Final = 0.02
-LIMIT_S: Final = 30.0
+LIMIT_S: Final = 120.0
 """For a whole script."""
 
 
