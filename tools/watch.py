@@ -33,7 +33,8 @@ from .watch_view import Scene, lasting, snapshot, window
 SOON_S: Final = 0.5
 """Between two looks, whatever happens."""
 BUSY_S: Final = 1.0
-"""While something is copied, waits, or the daemon is away."""
+"""While something is copied or waits. If the daemon does not answer, the first pause, each next
+one twice as long, up to IDLE_S."""
 IDLE_S: Final = 5.0
 SILENCE_S: Final = 2.0
 EVENTS_MAX: Final = 64
@@ -78,6 +79,7 @@ class _Watch:
         self._arrays: tuple[MdstatArray, ...] = ()
         self._running: dict[str, int] = {}
         self._problem = ""
+        self._pause_s = BUSY_S
         self._looked_s = -IDLE_S
         self._news = False
 
@@ -140,6 +142,7 @@ class _Watch:
             briefs = self._client.ask(Verb.ARRAYS, NoArgs(), ArrayList).arrays
         except ControlError as error:
             self._client.close()
+            self._pause_s = min(2 * self._pause_s, IDLE_S) if self._problem else BUSY_S
             self._problem = str(error)
             return
         self._running = {brief.name: brief.running for brief in briefs}
@@ -169,9 +172,11 @@ class _Watch:
     def _due_s(self) -> float:
         if self._news:
             return self._looked_s + SOON_S
+        if self._problem:
+            return self._looked_s + self._pause_s
         waits = self._status is not None and self._status.waiting
         syncs = any(array.sync is not None for array in self._arrays)
-        return self._looked_s + (BUSY_S if self._problem or waits or syncs else IDLE_S)
+        return self._looked_s + (BUSY_S if waits or syncs else IDLE_S)
 
 
 def told(scene: Scene) -> object:

@@ -7,6 +7,7 @@ not change is not sent again.
 from __future__ import annotations
 
 import os
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
@@ -31,6 +32,8 @@ from .history import local_time, words
 from .output import device_of, one_line
 
 SECTOR: Final = 512
+WIDTH_MAX: Final = 8192
+PROBLEM_LINES_MAX: Final = 3
 BAR: Final = 20
 LASTING_MS: Final = 1000
 _HINT: Final = "q ends"
@@ -80,7 +83,7 @@ class Section(NamedTuple):
 
 def window(scene: Scene, width: int, height: int) -> list[Text]:
     """At most `height` lines of at most `width` cells; what has no room is counted."""
-    lines = list(_head(scene))
+    lines = list(_head(scene, width))
     hint = Text(_HINT, "dim")
     if lines and lines[0].cell_len + 2 + hint.cell_len <= width:
         lines[0].append(" " * (width - lines[0].cell_len - hint.cell_len)).append(hint)
@@ -140,7 +143,7 @@ def cut(blocks: Sequence[Block], room: int) -> list[Text]:
 # --- the parts -----------------------------------------------------------------------------------
 
 
-def _head(scene: Scene) -> Iterator[Text]:
+def _head(scene: Scene, width: int = WIDTH_MAX) -> Iterator[Text]:
     status = scene.status
     if status is not None:
         writer = one_line(status.writer)
@@ -152,7 +155,8 @@ def _head(scene: Scene) -> Iterator[Text]:
             _quorum(status),
         )
     if scene.problem:
-        yield Text(f"RECONNECTING: {one_line(scene.problem)}", "red")
+        told = textwrap.wrap(f"RECONNECTING: {one_line(scene.problem)}", width)
+        yield from (Text(line, "red") for line in told[:PROBLEM_LINES_MAX])
 
 
 def _clock(now_s: float) -> str:

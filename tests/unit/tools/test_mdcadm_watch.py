@@ -1,5 +1,6 @@
 """mdcadm --watch: what fits a window, what is sent to a terminal, lines in a pipe."""
 
+import asyncio
 import json
 import os
 import re
@@ -16,7 +17,8 @@ from rich.text import Text
 
 from mdcluster.control.arrays import MdstatData, SyncInfo, SyncState, Waiting
 from mdcluster.control.history import HistoryData, HistoryEntry
-from mdcluster.control.protocol import EventLine
+from mdcluster.control.protocol import EventLine, Request
+from mdcluster.control.server import ReplySink
 from mdcluster.control.status import NodeInfo, NodeRole, Quorum
 from mdcluster.tools import watch
 from mdcluster.tools.screen import Screen
@@ -275,6 +277,23 @@ def test_a_restart_of_the_daemon_is_shown_and_survived(path: Path) -> None:
             screen = terminal.until(lambda text: "stream_resumed" in text)
             terminal.press(b"q")
             assert terminal.end() == 0
+
+
+def test_a_daemon_that_does_not_answer_is_told_and_left(path: Path) -> None:
+    world = World()
+
+    async def never(request: Request, sink: ReplySink) -> None:
+        await asyncio.Event().wait()
+
+    world.answers["mdstat"] = never
+    with world.daemon(path), Terminal(watching(path)) as terminal:
+        screen = terminal.until(lambda text: "RECONNECTING" in text)
+        assert "Nodes: 2 of 3 alive" in screen
+        assert "has been silent for 2 s" in " ".join(screen.split())
+        world.answers["mdstat"] = MdstatData(NAMED)
+        terminal.until(lambda text: "my disk.img" in text and "RECONNECTING" not in text)
+        terminal.press(b"q")
+        assert terminal.end() == 0
 
 
 def test_colours_only_where_they_are_wanted(path: Path) -> None:
