@@ -141,6 +141,7 @@ WRITERS = {
     "mdcluster/md/selftest_bench.py": "the self-test's own loop devices",
     "mdcluster/md/sysfs.py": "md's attributes; copying asks the gate, see kernel_sync.py",
     "mdcluster/runtime/store.py": "the journal in the state directory",
+    "mdcluster/runtime/history.py": "what happened, in the state directory",
     "mdcluster/config/identity.py": "the node's UUID and lock in the state directory",
     "mdcluster/fence/process.py": "the process lock",
     "mdcluster/fence/watchdog.py": "the watchdog of this host",
