@@ -28,7 +28,7 @@ log = logging.getLogger("mdcluster.daemon")
 
 KERNEL_FILE: Final = Path("/proc/mdstat")
 TICK_S: Final = 1.0
-DEADLINE_MS: Final = 5_000
+DEADLINE_MS: Final = 15_000
 PAGE_BYTES: Final = 4096
 KERNEL_BYTES_MAX: Final = 1 << 20
 

@@ -42,11 +42,13 @@ class Overlay:
         self._child: subprocess.Popen[bytes] | None = None
         self._pause_s = RETRY_MIN_S
         self._next_s = 0.0
+        self._began_s = 0.0
 
     def clear(self) -> None:
         """Take away what is left of an earlier mount. Do so before the target is opened."""
         command = [sys.executable, "-I", __file__, str(self.file), str(self._target)]
         pipe = subprocess.PIPE
+        self._began_s = time.monotonic()
         self._child = child = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
         )
@@ -69,6 +71,8 @@ class Overlay:
 
     def _ended(self, child: "subprocess.Popen[bytes]") -> None:
         assert child.stderr is not None
+        if time.monotonic() - self._began_s > PATIENCE_S:  # it was mounted
+            self._pause_s = RETRY_MIN_S
         why = child.stderr.read(4096).decode(errors="replace").strip() or "it was killed"
         log.error(
             "%s is not bound over %s any more, tried again in %g s: %s",
@@ -106,8 +110,9 @@ def hold(file: str, target: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     libc = ctypes.CDLL(None, use_errno=True)
-    namespace = os.open(NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
-    _check(libc.setns(namespace, CLONE_NEWNS), f"enter {NAMESPACE}")
+    if not os.path.samefile(NAMESPACE, "/proc/self/ns/mnt"):
+        namespace = os.open(NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
+        _check(libc.setns(namespace, CLONE_NEWNS), f"enter {NAMESPACE}")
     for _ in range(STALE_MAX):
         if not is_over(file, target):
             break

@@ -77,7 +77,8 @@ def test_bound_over_the_kernels_file_as_long_as_it_is_kept_up_to_date(tmp_path: 
         daemon = cluster["a"]
 
         def start() -> str:
-            sh(f"{' '.join(daemon.command())} >{tmp_path}/log 2>&1 & pid=$!")
+            own = "unshare --mount --propagation slave"  # as systemd does
+            sh(f"{own} {' '.join(daemon.command())} >{tmp_path}/log 2>&1 & pid=$!")
             return sh("echo $pid").strip()
 
         def shows(*names: str) -> bool:
@@ -90,6 +91,7 @@ def test_bound_over_the_kernels_file_as_long_as_it_is_kept_up_to_date(tmp_path: 
         def itself() -> bool:
             return sh(f"cat {target}") == KERNEL
 
+        sh("mount --make-rshared /")
         pid = start()
         cluster.until(lambda: bool(daemon.status().lease_ms_left), "it is writer")
         assert create(daemon, "r", *(cluster.image(f"m{leg}", 13) for leg in range(2))).code == 0
