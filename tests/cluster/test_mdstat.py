@@ -119,7 +119,7 @@ def test_bound_over_the_kernels_file_as_long_as_it_is_kept_up_to_date(tmp_path: 
         # Killed together with the child: the next start takes it off before it reads.
         pid = start()
         cluster.until(bound, "it is bound again")
-        sh(f"kill -9 {pid} $(cat /proc/{pid}/task/*/children)")
+        sh(f"kill -9 $(cat /proc/{pid}/task/*/children) {pid}")
         assert bound()
         pid = start()
         target.write_text(KERNEL.replace("md0", "md1"))
