@@ -146,6 +146,7 @@ WRITERS = {
     "mdcluster/fence/process.py": "the process lock",
     "mdcluster/fence/watchdog.py": "the watchdog of this host",
     "mdcluster/control/server.py": "the lock beside the control socket",
+    "daemon/mdstat.py": "the copy of /proc/mdstat in the run directory",
     "tools/monitor.py": "the pid file, and /dev/null, of --monitor --daemonise",
     "tools/pages.py": "the pages and completions of a checkout, made anew",
     "tools/output.py": "/dev/null in place of a closed stdout",
