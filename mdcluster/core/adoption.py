@@ -78,6 +78,7 @@ def release(state: ArrayState, force: bool) -> ArrayState | str:
         active=False,
         running=(),
         slots=(),
+        removed=(),
         released=True,
         sync=None,
         shown_sectors=None,

@@ -19,9 +19,13 @@ Rules of this file:
   spares wait. A checkpoint stays on record (`resync_sectors`, `recovery_sectors`, dirty slots), so
   that what is due begins there when it is still no more. Stopped, an array is read-only no longer.
 * `Member.by_bitmap` of a FAULTY member says that the bitmaps still tell all it has missed, so
-  that it may be re-added by them. That ends as soon as every role has a member again, be it one
+  that it may be re-added by them, also once it was removed (`removed`, the latest of them). That
+  ends as soon as every role has a member again, be it one
   that recovers (md then clears bits: drivers/md/raid1.c, R1BIO_Degraded); for raid10, which must
-  know the role the member had, also as soon as a second role is not in sync. A slot of a life
+  know the role the member had, also as soon as a second role is not in sync. And it ends when a
+  life ends other than in order with one copy in sync of some data: where that gave errors, the
+  faulty member may have got a write whose bit the copy has not. For the same reason a member that
+  fails while it recovers comes back by a full recovery. A slot of a life
   that stopped in order is kept, as dirty, while a member depends on its bits; it then belongs to
   a life of its own name, which never runs again.
 """
@@ -34,6 +38,7 @@ from mdcluster.core.adoption import adoption_problem, release, release_refusal
 from mdcluster.core.creation import create, creation_problem, device_problem, member_of
 from mdcluster.core.geometry import (
     array_size_sectors,
+    data_sets,
     end_sectors,
     hold_range,
     may_look,
@@ -266,7 +271,7 @@ def _without_runner(state: ArrayState, life: Life) -> ArrayState:
     Or a pass does: its writer has zeroed the slots of dead lives, and may be this one.
     """
     merged = state.sync is not None and any(slot.dirty for slot in state.slots)
-    keep = merged or any(member.by_bitmap for member in state.members)
+    keep = merged or any(member.by_bitmap for member in (*state.members, *state.removed))
     slots: list[Slot] = []
     for slot in state.slots:
         if slot.life != life or slot.dirty:
@@ -286,7 +291,14 @@ def _end_life(state: ArrayState, change: EndLife, context: _Context) -> ArraySta
     if not _runs(state, change):
         return state
     slots = tuple(replace(s, dirty=True) if s.life == change.life else s for s in state.slots)
-    return replace(state, slots=slots, running=_less(state.running, change.life))
+    ended = replace(state, slots=slots, running=_less(state.running, change.life))
+    return ended if _each_twice(state) else _without_bits(ended)
+
+
+def _each_twice(state: ArrayState) -> bool:
+    """Whether all data has two copies in sync."""
+    held = frozenset(m.role for m in state.in_sync)
+    return all(len(held & roles) > 1 for roles in data_sets(state.level, state.raid_disks))
 
 
 def _less(lives: tuple[Life, ...], gone: Life) -> tuple[Life, ...]:
@@ -309,7 +321,7 @@ def _fail(state: ArrayState, change: FailMember, context: _Context) -> ArrayStat
         )
     # The bits tell what it misses only if it was equal to the others when it failed.
     was_equal = member.state is MemberState.IN_SYNC and state.resync_sectors is None
-    told = (was_equal or member.by_bitmap) and not change.rewritten
+    told = was_equal and not change.rewritten
     failed = replace(
         member,
         role=-1,
@@ -332,7 +344,9 @@ def _remove(state: ArrayState, change: RemoveMember, context: _Context) -> Array
             f"{state.name}: hot remove failed for {change.device}: Device or resource busy "
             f"(it is {_in_words(member)}; --fail it first)"
         )
-    return replace(state, members=tuple(m for m in state.members if m.device != change.device))
+    left = tuple(m for m in state.members if m is not member)
+    removed = (*state.removed, member) if member.by_bitmap else state.removed
+    return replace(state, members=left, removed=removed[-state.raid_disks :])
 
 
 def _add(state: ArrayState, change: AddMember, context: _Context) -> ArrayState | Refused:
@@ -364,15 +378,18 @@ def _free_number(state: ArrayState) -> int:
     """Never one used before, as long as the superblock has room for new ones."""
     if state.next_number < NUMBERS_MAX:
         return state.next_number
-    used = {m.number for m in state.members}
+    used = {m.number for m in (*state.members, *state.removed)}
     return next(number for number in range(NUMBERS_MAX) if number not in used)
 
 
 def _re_add(state: ArrayState, change: ReAddMember, context: _Context) -> ArrayState | Refused:
-    member = state.member(change.device)
+    former = state.former(change.device)
+    member = state.member(change.device) or former
     refused = f"{state.name}: --re-add of {change.path} is not possible"
     if member is None:
         return Refused(f"{refused}: it is not a member (any more); use --add")
+    if former is not None and len(state.members) >= MEMBERS_MAX:
+        return Refused(f"{refused}: the array has {MEMBERS_MAX} members; --remove one first")
     if member.state is not MemberState.FAULTY:
         return Refused(f"{refused}: it is {_in_words(member)} already")
     if _spares_wait(state):
@@ -388,6 +405,10 @@ def _re_add(state: ArrayState, change: ReAddMember, context: _Context) -> ArrayS
             f"{refused}: the bitmaps do not tell all that it has missed; --remove and --add it "
             "for a full recovery"
         )
+    if former is not None:
+        removed = tuple(m for m in state.removed if m is not former)
+        members = tuple(sorted((*state.members, former), key=lambda m: m.number))
+        state = replace(state, members=members, removed=removed)
     return _with_recovering(state, member, vacant[0])
 
 
@@ -594,10 +615,15 @@ def _forget_bits(state: ArrayState) -> ArrayState:
     """No re-add by bitmap once bits may have been cleared, or the role is not certain."""
     if vacant_roles(state) and (state.level == 1 or state.degraded == 1):
         return state
+    return _without_bits(state)
+
+
+def _without_bits(state: ArrayState) -> ArrayState:
+    """What is faulty comes back by a full recovery only."""
     members = tuple(
         replace(m, by_bitmap=False) if m.state is MemberState.FAULTY else m for m in state.members
     )
-    return replace(state, members=members)
+    return replace(state, members=members, removed=())
 
 
 def _end_vain_pass(state: ArrayState) -> ArrayState:

@@ -152,9 +152,15 @@ class ArrayState:
     # node has all of size_sectors; None: all of it
     stays: int = 0  # how often some life began to run it
     readonly: bool = False  # no application writes to it, on any node
+    removed: tuple[Member, ...] = ()  # faulty when they were taken out; the bitmaps still tell all
+    # that they miss, so they may be re-added
 
     def member(self, device: DeviceId) -> Member | None:
         return next((m for m in self.members if m.device == device), None)
+
+    def former(self, device: DeviceId) -> Member | None:
+        """One that was removed, and may be re-added."""
+        return next((m for m in self.removed if m.device == device), None)
 
     @property
     def in_sync(self) -> tuple[Member, ...]:

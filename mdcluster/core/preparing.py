@@ -304,7 +304,7 @@ def _openable(state: ArrayState) -> tuple[DeviceId, ...]:
 
 
 def _known(state: ArrayState, change: ReAddMember) -> NewMember:
-    member = state.member(change.device)
+    member = state.member(change.device) or state.former(change.device)
     assert member is not None  # the change was checked against this state
     return NewMember(
         change.device, change.path, member.data_offset_sectors, member.data_size_sectors

@@ -85,6 +85,7 @@ def set_size(state: ArrayState, change: SetSize) -> ArrayState | str:
         resync_sectors=unequal_from_sectors(state),
         shown_sectors=state.size_sectors,
         members=members,
+        removed=(),
     )
 
 

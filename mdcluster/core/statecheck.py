@@ -114,8 +114,9 @@ def _member_problems(state: ArrayState) -> Iterator[str]:
     members = state.members
     if not 1 <= len(members) <= MEMBERS_MAX:
         yield f"{len(members)} members: an array has 1 to {MEMBERS_MAX}"
-    yield from _twice("device", (m.device for m in members))
-    yield from _twice("device number", (m.number for m in members))
+    known = (*members, *state.removed)
+    yield from _twice("device", (m.device for m in known))
+    yield from _twice("device number", (m.number for m in known))
     yield from _twice("role", (m.role for m in members if m.role >= 0 and not m.replacement))
     if not 0 <= state.next_number <= NUMBERS_MAX:
         yield f"next device number {state.next_number} is out of range"
@@ -123,6 +124,12 @@ def _member_problems(state: ArrayState) -> Iterator[str]:
         if member.replacement and (problem := replacement_problem(state, member)):
             yield f"member {member.device}: {problem}"
         yield from (f"member {member.device}: {why}" for why in _one_member(state, member))
+    if len(state.removed) > state.raid_disks:
+        yield f"{len(state.removed)} removed members that may be re-added"
+    for member in state.removed:
+        if member.state is not MemberState.FAULTY or not member.by_bitmap:
+            yield f"removed member {member.device}: no bitmap tells what it misses"
+        yield from (f"removed {member.device}: {why}" for why in _one_member(state, member))
     held = frozenset(m.role for m in state.in_sync)
     for roles in data_sets(state.level, state.raid_disks):
         if not held & roles:

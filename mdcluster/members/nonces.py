@@ -70,7 +70,8 @@ def _too_small(member: NewMember, seen: Look) -> str:
 def _taken(
     array: ArrayId, member: NewMember, seen: Look, arrays: tuple[ArrayState, ...], force: bool
 ) -> str:
-    if any(state.uuid == array and state.member(member.device) is not None for state in arrays):
+    state = next((state for state in arrays if state.uuid == array), None)
+    if state is not None and (state.member(member.device) or state.former(member.device)):
         if (seen.array, seen.device) == (array, member.device):
             return ""  # a re-add: it is the very member, with all that it had
         return (

@@ -6,7 +6,7 @@ depend on: the checks here are for an early answer in words that name the user's
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID, uuid4
 
 from mdcluster.control.verbs import (
@@ -457,16 +457,18 @@ def re_add(
     looks: Looks,
     places: Places,
 ) -> tuple[Wish, ...]:
-    """Members that were there before; `missing`, `failed`, `faulty`: all that are found here."""
+    """Members that were there before; `failed`, `faulty`: all that are found here; `missing`: also
+    those that were removed."""
     state = find_array(arrays, args.array)
     if args.device in (*FAULTY_WORDS, MISSING):
-        here = places.present
-        found = [m for m in _faulty(state) if m.device in here]
+        here, gone = places.present, state.removed if args.device == MISSING else ()
+        found = [m for m in (*_faulty(state), *gone) if m.device in here]
         return tuple(
             Wish(ReAddMember(state.uuid, m.device, here[m.device]), args.force) for m in found
         )
     seen = looks.get(args.device)
-    member = find_member(state, args.device, places.known, seen)
+    known = replace(state, members=(*state.members, *state.removed))
+    member = find_member(known, args.device, places.known, seen)
     path = args.device if seen is not None else places.known.get(member.device)
     if path is None:
         raise RequestError(f"member {member.device} is not to be found on this node: name its path")

@@ -27,6 +27,8 @@ SCRIPT = f"""
 /dev/md/r --replace B
 -Wq r
 /dev/md/r --remove faulty
+/dev/md/r --fail A --remove A --re-add A
+-Wq r
 -Ss
 -As --uuid={UUID} --no-degraded
 --wait-clean --scan

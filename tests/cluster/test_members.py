@@ -63,7 +63,8 @@ def test_a_member_is_replaced_by_another(tmp_path: Path) -> None:
         assert copying(map(cluster.proof, NAMES), "recover", since).covered("new") == size
 
 
-def test_a_member_that_comes_back_gets_what_it_missed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("removed", [False, True], ids=["faulty", "removed"])
+def test_a_member_that_comes_back_gets_what_it_missed(tmp_path: Path, removed: bool) -> None:
     with ProofCluster(tmp_path, settings=FAST) as cluster:
         images, size = started(cluster)
         since = marks(map(cluster.proof, NAMES))
@@ -72,6 +73,9 @@ def test_a_member_that_comes_back_gets_what_it_missed(tmp_path: Path) -> None:
             load.progress(NAMES)
             cluster.change(Verb.FAIL, "r", str(images[1]))
             load.progress(NAMES, writes=20)
+            if removed:
+                cluster.change(Verb.REMOVE, "r", str(images[1]))
+                load.progress(NAMES, writes=20)
             cluster.change(Verb.READD, "r", str(images[1]))
             cluster.until(lambda: states(cluster) == ["in_sync", "in_sync"], "it is recovered")
             load.progress(NAMES)

@@ -261,7 +261,8 @@ class ArrayShell(Copying):
         """'' if the nonce was written; what is adopted or added again keeps its superblock."""
         known = self.host.store.entries.get(effect.array)
         state = known.state if known is not None else None
-        again = isinstance(state, ArrayState) and state.member(member.device) is not None
+        known_as = (state.member, state.former) if isinstance(state, ArrayState) else ()
+        again = any(find(member.device) is not None for find in known_as)
         if effect.adopt is not None and not _adoptable(disk, effect.adopt):
             return f"{member.path}: is no plain member of that array any more"
         if again and (disk.device != member.device or disk.superblock is None or disk.torn):

@@ -79,6 +79,7 @@ class Workload:
         self.io_until_us = 0
         self.arrays: list[ArrayId] = []
         self.outstanding: dict[tuple[ArrayId, int], int] = {}  # -> host index
+        self.undefined: set[tuple[ArrayId, int]] = set()  # the last write there got an error
         self.last_value = 0
         self.wishes: dict[str, Wish] = {}
         self.devices = 0
@@ -121,7 +122,10 @@ class Workload:
 
     def write_ended(self, array: MdArray, write: Write, *, acked: bool) -> None:
         self.outstanding.pop((array.uuid, write.block), None)
-        if acked:
+        if not acked:
+            self.undefined.add((array.uuid, write.block))
+        else:
+            self.undefined.discard((array.uuid, write.block))
             self.world.load["writes_acked"] += 1
             if write.failed:
                 self.world.load["writes_acked_after_failure"] += 1
@@ -277,6 +281,7 @@ class Workload:
     def re_add_member(self) -> None:
         state = self.array()
         faulty = [m for m in state.members if m.state is MemberState.FAULTY] if state else []
+        faulty += state.removed if state else ()
         if state is not None and faulty:
             member = self.world.rng.choice(faulty)
             self.world.load["admin_re_add"] += 1
@@ -306,6 +311,14 @@ class Workload:
             disk = self.world.add_disk(f"{prefix}{count}")
         self.world.load["admin_add"] += 1
         self.wish(AddMember(state.uuid, self.new_member(disk.path)), force=True)
+
+    def come_back(self) -> None:
+        """A member fails, is perhaps removed, and added again."""
+        rng = self.world.rng
+        self.fail_member()
+        if rng.random() < 0.5:
+            self.world.after_us(rng.randrange(50_000, 300_000), self.remove_member)
+        self.world.after_us(rng.randrange(100_000, 700_000), self.re_add_member)
 
     def erase(self) -> None:
         """A member fails, is removed, and erased: in good time, or too early."""

@@ -313,8 +313,48 @@ def test_re_add_is_refused() -> None:
     assert "in sync already" in refusal(mirror(), re_add(A))
     assert "spare already" in refusal(mirror(spares=1), re_add(C))
     assert "taken over" in refusal(change(mirror(spares=1), fail(A)), re_add(A))
+    spare = change(mirror(spares=1), RemoveMember(ARRAY, C))
+    assert "use --add" in refusal(spare, re_add(C))
+
+
+def test_a_removed_member_may_be_re_added_while_its_role_is_vacant() -> None:
     removed = change(mirror(), fail(A), RemoveMember(ARRAY, A))
-    assert "use --add" in refusal(removed, re_add(A))
+    assert removed.member(A) is None and removed.former(A) is not None
+    back = change(removed, re_add(A))
+    assert back.removed == () and [m.device for m in back.members] == [A, B]
+    assert back.member(A) == change(mirror(), fail(A), re_add(A)).member(A)
+
+
+def test_what_fails_while_it_recovers_may_have_what_no_bit_tells() -> None:
+    back = change(mirror(), fail(A), re_add(A), fail(A))
+    assert "do not tell all" in refusal(back, re_add(A))
+    assert change(back, RemoveMember(ARRAY, A)).removed == ()
+
+
+def test_so_may_what_was_faulty_when_a_life_ended_beside_one_copy() -> None:
+    failed = change(mirror(), fail(A))
+    ended = change(failed, EndLife(ARRAY, failed.running[0]))
+    assert "do not tell all" in refusal(ended, re_add(A))
+    three = change(mirror(raid_disks=3), fail(A))
+    ended = change(three, EndLife(ARRAY, three.running[0]))
+    assert ended.former(A) is None and state_of(change(ended, re_add(A)), A) is not None
+
+
+def test_a_removed_member_is_forgotten_with_its_bits() -> None:
+    removed = change(mirror(spares=1), RemoveMember(ARRAY, C), fail(A), RemoveMember(ARRAY, A))
+    taken = change(removed, AddMember(ARRAY, new(D)))
+    assert taken.removed == () and "use --add" in refusal(taken, re_add(A))
+    unequal = change(mirror(raid_disks=3, clean=False), fail(A), RemoveMember(ARRAY, A))
+    assert unequal.removed == ()
+    small = replace(removed, size_sectors=removed.size_sectors // 2)
+    assert change(small, SetSize(ARRAY, removed.size_sectors)).removed == ()
+
+
+def test_the_slot_of_who_leaves_is_kept_for_a_removed_member() -> None:
+    state = change(mirror(), fail(A), RemoveMember(ARRAY, A))
+    life = state.running[0]
+    left = change(state, LeaveRunner(ARRAY, life))
+    assert [slot.dirty for slot in left.slots] == [True, False, False]
 
 
 def test_no_re_add_by_bitmap_after_bits_may_have_been_cleared() -> None:

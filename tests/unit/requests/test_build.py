@@ -240,6 +240,12 @@ def test_keywords_stand_for_all_that_fit() -> None:
     both = Places({}, {disks.device(0): A, disks.device(1): B})
     wishes = build.re_add(MemberArgs("p", "data", "missing"), (state,), {}, both)
     assert wishes == (Wish(ReAddMember(kit.ARRAY, disks.device(1), B)),)
+    gone = disks.after(state, RemoveMember(kit.ARRAY, disks.device(1)))
+    assert build.re_add(MemberArgs("p", "data", "missing"), (gone,), {}, both) == wishes
+    assert build.re_add(MemberArgs("p", "data", "faulty"), (gone,), {}, both) == ()
+    named = Places({disks.device(1): B}, {})
+    for word in (disks.device(1), B):
+        assert build.re_add(MemberArgs("p", "data", word), (gone,), {}, named) == wishes
 
 
 def test_add() -> None:
