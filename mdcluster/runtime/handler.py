@@ -86,6 +86,7 @@ class Handler:
         self._speeds = Speeds()
         self._waits = Waits()
         self._kept: OrderedDict[str, tuple[Wish, ...]] = OrderedDict()
+        self._going_on: set[asyncio.Task[Answer | None]] = set()
         self._changed = asyncio.Event()
         observe.observed.connect(self._observe)
 
@@ -257,15 +258,39 @@ class Handler:
             raise RequestError(
                 f"{self._runtime.persist_problem}; nothing was changed: ask another node meanwhile"
             )
+        retried = proposal in self._kept
         wishes = await self._meant(verb, args, proposal)
-        text = ""
+        if len(wishes) > 1 and not retried:
+            await self._all_possible(proposal, wishes, sink)
+        # A client that goes leaves nothing half done: what was begun goes on.
+        each = asyncio.create_task(self._each(proposal, wishes, sink))
+        self._going_on.add(each)
+        each.add_done_callback(self._going_on.discard)
+        answer = await asyncio.shield(each)
+        if answer is not None and answer.state == "refused":
+            raise RequestError(answer.text)
+        sink.done(answer.text if answer is not None else "", self._outcome(args, wishes))
+
+    async def _all_possible(self, proposal: str, wishes: tuple[Wish, ...], sink: ReplySink) -> None:
+        """Or none is made: the first would stand alone if the last is refused."""
+        changes = tuple(wish.change for wish in wishes)
+        event = Wondered(f"before/{proposal}", changes, wishes[-1].force)
+        answer = await self._ask(event, sink)
+        if answer.state == "refused":
+            self._kept.pop(proposal, None)
+            raise RequestError(answer.text)
+
+    async def _each(
+        self, proposal: str, wishes: tuple[Wish, ...], sink: ReplySink
+    ) -> Answer | None:
+        """One after the other, until one is refused; the last answer."""
+        answer: Answer | None = None
         for number, wish in enumerate(wishes):
             part = _part(proposal, len(wishes) - 1 - number)
             answer = await self._propose(part, wish, sink)
             if answer.state == "refused":
-                raise RequestError(answer.text)
-            text = answer.text
-        sink.done(text, self._outcome(args, wishes))
+                break
+        return answer
 
     def _settled(self, proposal: str) -> Outcome | None:
         recent = (outcome for entry in self._view().entries for outcome in entry.recent)
