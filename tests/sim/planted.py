@@ -31,6 +31,7 @@ from mdcluster.core.model import (
     ArrayId,
     ArrayState,
     BeginSync,
+    DeviceId,
     EndLife,
     Entry,
     ForgetArray,
@@ -46,7 +47,7 @@ from mdcluster.core.resync import Pass
 from mdcluster.core.timing import Timing
 from mdcluster.core.tracks import Commit, Stage, Track
 from tests.sim import scenes
-from tests.sim.mdmodel import Md
+from tests.sim.mdmodel import Md, MdArray
 from tests.sim.network import Weather
 from tests.sim.swarm import Mix
 from tests.sim.world import WATCHDOG_TIMING, Quirks
@@ -201,6 +202,12 @@ def _not_counted(event: SyncReached, hi: int) -> str:
     return _step_problem(replace(event, copied_sectors=event.planned_sectors), hi)
 
 
+def _joins_writable(self: MdArray, state: ArrayState, find: Callable[[DeviceId], Any]) -> str:
+    """Who did not run the array when it was made read-only takes it as any other."""
+    known = self.uuid in self.host.md.arrays
+    return _follow(self, state if known else replace(state, readonly=False), find)
+
+
 def _old_voters_decide(self: Election, newest: dict[str, Entry]) -> bool:
     return is_quorum(self._ledger.cluster, self._votes, self._env.names)
 
@@ -270,6 +277,7 @@ def _inherit_with_empty_slots(self: Md) -> tuple[ArrayId, ...]:
 
 
 _inherit = Md.inherit
+_follow = MdArray.follow
 
 
 def _all_heard_answered(self: Keeper, state: ArrayState) -> bool:
@@ -549,6 +557,11 @@ PLANTED: dict[str, Planted] = {
         ((Departures, "not_running", _started_anew),),
         scenes.mix_of(scenes.stopped_behind_its_back, **KERNEL),
         "no bit set",
+    ),
+    "joins_writable": Planted(
+        ((MdArray, "follow", _joins_writable),),
+        scenes.mix_of(scenes.read_only, trouble_us=12_000_000),
+        "(4)",
     ),
     "added_again_before_all_released_it": Planted(
         ((Replica, "in_use", lambda self, array, device: False),),

@@ -19,6 +19,7 @@ from mdcluster.core.model import (
     ReAddMember,
     ReleaseArray,
     RemoveMember,
+    SetReadonly,
     SetSize,
     StopArray,
     SyncKind,
@@ -600,6 +601,27 @@ def stopped_behind_its_back(run: Run) -> None:
 
     world.after_us(300_000, stop)
     world.after_us(310_000, run.boot, host)
+
+
+def read_only(run: Run) -> None:
+    """Nobody may write any more, and then a follower starts again."""
+    world, writer = run.world, _writer(run)
+    world.workload.pause_us = 200_000
+    uuid = world.workload.arrays[0]
+
+    def insist() -> None:
+        """Until it is; while applications have it open it is refused."""
+        state = world.array(uuid)
+        if uuid in world.workload.shut:
+            follower = world.hosts[run.rng.choice(_others(run, writer))]
+            follower.crash()
+            world.after_us(SECOND_US // 2, run.boot, follower)
+            return
+        if state is not None and not state.readonly:
+            world.workload.wish(SetReadonly(uuid, on=True))
+        world.after_us(SECOND_US // 4, insist)
+
+    insist()
 
 
 def erases(run: Run) -> None:
