@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from mdcluster.control.arrays import Waiting
-from mdcluster.control.status import ClusterStatus, LinkInfo, NodeInfo
+from mdcluster.control.status import ClusterStatus, LinkInfo, NodeInfo, WhyData
 
 from .output import Output, duration, one_line
 
@@ -31,6 +31,18 @@ def why_lines(waiting: Sequence[Waiting]) -> Iterator[str]:
         ends = f"ends when {wait.ends}" if wait.ends else ""
         facts = "; ".join(filter(None, [f"for {duration(wait.since_ms)}", by, ends]))
         yield f"    {one_line(facts)}"
+
+
+def why_text(data: WhyData) -> str:
+    """What --why prints, ending in a newline."""
+    lines = [*why_lines(data.waiting)] or ["nothing waits"]
+    if data.writer not in ("", data.node):
+        lines.append(
+            one_line(
+                f"as {data.node} sees it; of changes and passes the writer knows: {data.writer}"
+            )
+        )
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _head(status: ClusterStatus) -> Iterator[str]:

@@ -90,20 +90,25 @@ def cluster(command: Command, client: Client, output: Output) -> int:
     return 0
 
 
+_OF_EVERYTHING = ("writer", "lease", "md_hangs", "state_directory")
+"""Causes for which every array waits."""
+
+
 def why(command: Command, client: Client, output: Output) -> int:
     """--why."""
     from mdcluster.control.status import WhyData  # noqa: PLC0415
 
-    from .cluster import why_lines  # noqa: PLC0415
+    from .cluster import why_text  # noqa: PLC0415
 
     data = client.ask(Verb.WHY, NoArgs(), WhyData)
     if command.names:
         wanted = _known_names(command.names, client)
-        data = WhyData(tuple(wait for wait in data.waiting if wait.subject in wanted))
+        found = (w for w in data.waiting if w.subject in wanted or w.cause in _OF_EVERYTHING)
+        data = data._replace(waiting=tuple(found))
     if command.has("json"):
         output.print_json(data)
     else:
-        output.print("".join(f"{line}\n" for line in why_lines(data.waiting)) or "nothing waits\n")
+        output.print(why_text(data))
     return 0
 
 

@@ -63,6 +63,8 @@ class ClusterStatus(NamedTuple):
 
 
 class WhyData(NamedTuple):
-    """All that waits."""
+    """All that waits, as seen by `node`; `writer`: who knows the rest, '' while there is none."""
 
     waiting: tuple[Waiting, ...]
+    node: str = ""
+    writer: str = ""

@@ -91,16 +91,14 @@ def names_of(view: NodeView) -> dict[NodeId, str]:
 
 def status(view: NodeView, here: Here, version: str = "") -> ClusterStatus:
     """Who is writer, term, lease, quorum, nodes."""
-    names = names_of(view)
     writing = view.role == WRITER
-    writer = view.me.node if writing else view.writer
     return ClusterStatus(
         name=view.cluster.name,
         uuid=view.cluster.uuid,
         node=view.name,
         node_uuid=view.me.node,
         role=_role(view, here, view.me.node, view.name),
-        writer="" if writer is None else names.get(writer, writer),
+        writer=_writer(view),
         term=view.term,
         lease_ms_left=max(view.lease_until_ms - here.now_ms, 0) if writing else None,
         quorum=_quorum(view),
@@ -108,6 +106,11 @@ def status(view: NodeView, here: Here, version: str = "") -> ClusterStatus:
         waiting=waiting(view),
         version=version,
     )
+
+
+def _writer(view: NodeView) -> str:
+    writer = view.me.node if view.role == WRITER else view.writer
+    return "" if writer is None else names_of(view).get(writer, writer)
 
 
 def _alive(view: NodeView) -> frozenset[NodeId]:
@@ -202,7 +205,7 @@ def why(
     if persist_problem:
         cause, ends = Cause.STATE_DIRECTORY.value, "it can be written again"
         found = (*found, Waiting(view.name, persist_problem, 0, cause, (view.name,), ends))
-    return WhyData(found)
+    return WhyData(found, view.name, _writer(view))
 
 
 def _unknown(view: NodeView, claims: Sequence[Claim]) -> Iterator[Waiting]:

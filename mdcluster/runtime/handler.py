@@ -121,7 +121,7 @@ class Handler:
             case Verb.MDSTAT:
                 return views.mdstat(view, here, self._speeds)
             case Verb.WHY:
-                return WhyData(self._waiting(view))
+                return self._why(view)
             case _:
                 raise RequestError(f"{verb} cannot be asked of this daemon")
 
@@ -134,11 +134,14 @@ class Handler:
         return views.mdstat(view, here, self._speeds)
 
     def _waiting(self, view: NodeView) -> tuple[Waiting, ...]:
+        return self._why(view).waiting
+
+    def _why(self, view: NodeView) -> WhyData:
         """All that waits, and since when."""
         around = self._around
         claims, strangers = around.registry.claims, around.driver.strangers
-        found = views.why(view, self._runtime.persist_problem, claims, strangers).waiting
-        return self._waits.dated(found, boottime_ms())
+        found = views.why(view, self._runtime.persist_problem, claims, strangers)
+        return found._replace(waiting=self._waits.dated(found.waiting, boottime_ms()))
 
     async def _about_array(self, verb: Verb, args: ArrayArgs, sink: ReplySink) -> None:
         state = self._array(args.array)

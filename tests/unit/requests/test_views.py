@@ -72,6 +72,7 @@ def test_the_cluster_as_a_lone_follower_sees_it() -> None:
     no_quorum = Waiting("cluster", "no quorum", 0, "writer", ("n1", "n2"), "n1 is reached")
     held = Waiting("n0", "holds every write", 0, "lease", (), "the writer renews it")
     assert seen.waiting == views.why(view).waiting == (no_quorum, held)
+    assert (views.why(view).node, views.why(view).writer) == (seen.node, seen.writer)
     (*_, told) = views.why(view, "disk full").waiting
     assert (told.subject, told.reason, told.by) == ("n0", "disk full", ("n0",))
 

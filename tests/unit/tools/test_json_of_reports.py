@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mdcluster.control.protocol import EventLine
+from mdcluster.control.status import WhyData
 from mdcluster.tools import mdcadm, stream
 from mdcluster.tools.alerts import Alert
 from mdcluster.tools.messenger import as_dict
@@ -25,7 +26,7 @@ ANSWERS: dict[str, Any] = {
     "arrays": ARRAYS,
     "detail": DETAIL,
     "mdstat": MDSTAT,
-    "why": {"waiting": STATUS.waiting},
+    "why": WhyData(STATUS.waiting, "a", "b"),
     "fail": ["no"],
 }
 

@@ -19,6 +19,7 @@ from mdcluster.control.arrays import (
     SyncWord,
     Waiting,
 )
+from mdcluster.control.status import WhyData
 from mdcluster.metadata import examine
 from mdcluster.tools import cluster, detail, mdstat
 from mdcluster.tools.output import Output, duration, one_line
@@ -320,6 +321,14 @@ def test_cluster_without_writer_and_quorum_says_so() -> None:
     assert "Writer : none\n" in text
     assert "Lease : unknown\n" in text
     assert "1 of 3 voters alive, 2 needed - NO QUORUM\n" in text
+
+
+def test_a_node_that_is_not_the_writer_says_who_knows_more() -> None:
+    assert cluster.why_text(WhyData((), "a", "a")) == "nothing waits\n"
+    assert cluster.why_text(WhyData((), "a", "")) == "nothing waits\n"
+    assert cluster.why_text(WhyData((), "a", "b")) == (
+        "nothing waits\nas a sees it; of changes and passes the writer knows: b\n"
+    )
 
 
 def test_what_waits_without_anybody_being_waited_for() -> None:

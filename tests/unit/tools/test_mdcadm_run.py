@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mdcluster.control.arrays import ArrayWord, MemberWord, Started, Waited
+from mdcluster.control.arrays import ArrayWord, MemberWord, Started, Waited, Waiting
 from mdcluster.control.protocol import Request
 from mdcluster.control.server import ReplySink
 from mdcluster.control.shape import plain
@@ -169,6 +169,7 @@ def test_usage_errors_exit_2(run: Run) -> None:
         ("--admit b", 0, "", "mdcadm: b is admitted.\n"),
         ("--reload", 0, "", "mdcadm: configuration read again.\n"),
         ("--why", 0, "nothing waits\n", ""),
+        ("--why old", 0, "nothing waits\n", ""),
     ],
 )
 def test_changes_and_their_messages(
@@ -234,12 +235,23 @@ def test_a_refusal_ends_manage_mode_and_is_told(run: Run, path: Path) -> None:
     ]
 
 
+def test_why_of_an_array_tells_of_what_every_array_waits_for(path: Path, run: Run) -> None:
+    told = (
+        Waiting("cluster", "no quorum", 0, "writer"),
+        Waiting("data", "b misses d1", 0, "member"),
+        Waiting("old", "paused", 0, "paused"),
+    )
+    with FakeDaemon(path, answers({**GOOD, "why": WhyData(told)})):
+        seen = json.loads(run("--why old --json")[1])["waiting"]
+    assert [wait["subject"] for wait in seen] == ["cluster", "old"]
+
+
 def test_all_reports_are_json_too(run: Run, path: Path) -> None:
     with FakeDaemon(path, answers(GOOD)):
         assert json.loads(run("-D data --json")[1]) == {"arrays": [plain(DETAIL)]}
         assert json.loads(run("--cluster --json")[1]) == plain(STATUS)
         assert json.loads(run("--mdstat --json")[1]) == plain(MDSTAT)
-        assert json.loads(run("--why --json")[1]) == {"waiting": []}
+        assert json.loads(run("--why --json")[1]) == {"waiting": [], "node": "", "writer": ""}
         results = [{"array": "data", "waited": True}]
         assert json.loads(run("-W data --json")[1]) == {"results": results}
         results = [{"array": name, "clean": True} for name in ("data", "old")]
