@@ -71,6 +71,7 @@ class Election:
         self.role = Role.FOLLOWER
         self.writer: NodeId | None = None
         self.heard_ms: int | None = None
+        self.former: tuple[NodeId, int] | None = None  # the last writer heard, and when
         self._attempts = 0  # since a writer was last heard
         self.broken = ""  # why this node must not stand or vote (state directory)
         self.withhold_until_ms = 0
@@ -187,6 +188,7 @@ class Election:
             self.writer = sender
             self._env.notify("writer_changed", node=sender, term=self._ledger.term)
         self.heard_ms = self._env.now_ms
+        self.former = sender, self._env.now_ms
         self._attempts = 0  # since a writer was last heard
         if self.is_voter:
             self._env.after((TIMER,), self._timeout_ms())

@@ -37,6 +37,7 @@ class Peer:
     def __init__(self, now_ms: int) -> None:
         self.since_ms = now_ms
         self.last_ack_ms = now_ms
+        self.silent_ms = now_ms  # since when it has not been heard
         self.acked = False  # at all, in this term
         self.ask = 0
         self.file_digest = ""
@@ -121,11 +122,20 @@ class Membership:
     # --- beats: the writer ----------------------------------------------------------------
 
     def begin_term(self) -> None:
-        """Just elected: nobody has answered yet; silence counts from now."""
+        """Just elected: nobody has answered yet; silence counts from now.
+
+        That of the writer before counts from its last word, since the election has waited for it
+        already; but it may take as long to answer as a node that is not suspect.
+        """
         now = self._term_ms = self._env.now_ms
         known = set(self.up) | {life.node for life in self.listed()}
         known.discard(self._env.me.node)
         self.peers = {node: Peer(now) for node in known}
+        former, self._election.former = self._election.former, None
+        if former is not None and former[0] in self.peers:
+            node, heard_ms = former
+            timing = self._env.timing
+            self.peers[node].silent_ms = max(heard_ms, now + timing.suspect_ms - timing.evict_ms)
         self.reports = {}
         self.fencing = {}
         self.beat()
@@ -160,7 +170,7 @@ class Membership:
         if sender in self.fenced:
             return  # declared dead: it gets no lease, so it holds its writes
         peer = self.peers.setdefault(sender.node, Peer(self._env.now_ms))
-        peer.last_ack_ms = self._env.now_ms
+        peer.last_ack_ms = peer.silent_ms = self._env.now_ms
         peer.acked = True
         peer.ask = msg.ask
         peer.file_digest = msg.file_digest
@@ -240,7 +250,7 @@ class Membership:
         peer = self.peers.get(life.node)
         if peer is None:
             return True
-        silent_ms = self._env.now_ms - peer.last_ack_ms
+        silent_ms = self._env.now_ms - peer.silent_ms
         limit_ms = self._env.timing.evict_ms
         if life.node not in self.up and not self._outlives:
             limit_ms = self._env.timing.suspect_ms  # its connection is gone, too: it has died
