@@ -67,6 +67,7 @@ class Write:
     failed: list[Leg] = field(default_factory=list)
     without_bit: list[Leg] = field(default_factory=list)
     doomed: bool = False
+    degraded: bool = False  # begun while a role had no member, or a faulty one (R1BIO_Degraded)
 
 
 @dataclass(slots=True, eq=False)
@@ -190,7 +191,7 @@ class MdArray:
             self.host.workload.write_ended(self, write, acked=False)
             return
         self.host.world.check.app_write_issued(self, write)
-        write.pending = targets
+        write.pending, write.degraded = targets, not self.attended
         self.in_flight.append(write)
         self.young_bits |= self.whole(1 << write.block)
         write.without_bit = self._set_bits(1 << write.block)
@@ -243,6 +244,16 @@ class MdArray:
         waits_for_failures = quirks.kernel_md and not quirks.serial_holds
         return bool(self.in_flight) or (waits_for_failures and bool(self.held))
 
+    @property
+    def misses_a_member(self) -> bool:
+        """Whether a write is in flight that does not go to a member attached since."""
+        legs = [leg for leg in self.legs if not leg.faulty]
+        return any(
+            leg not in (*write.pending, *write.landed, *write.failed)
+            for write in self.in_flight
+            for leg in legs
+        )
+
     def _drain(self) -> None:
         if self.drained and not self._drains:
             drained, self.drained = self.drained, []
@@ -250,7 +261,7 @@ class MdArray:
                 call()
 
     def _finish(self, write: Write) -> None:
-        if not self.attended or write.failed:
+        if write.degraded or not self.attended or write.failed:
             self.degraded_bits |= self.whole(1 << write.block)
         acked = not write.doomed and any(leg.in_sync for leg in write.landed)
         self.host.workload.write_ended(self, write, acked=acked)

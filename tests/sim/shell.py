@@ -373,6 +373,12 @@ class ArrayShell(Copying):
             ):
                 array.shut_by.clear()
             problem = self._bring(state)
+            array = self.md(state.uuid)
+            if not problem and array is not None and array.misses_a_member:
+                self.host.later(
+                    300, self._apply, effect
+                )  # a new member is there when they are over
+                return
         self.world.check.applied(self.host, entry, problem)
         self.done(effect, Applied(entry.key, entry.stamp, problem))
 
