@@ -365,6 +365,8 @@ class Checkers:
 
     def copying(self, host: Host, array: MdArray, block: int, source: Leg) -> None:
         """A block is read or written by a resync: nobody else may write to it."""
+        if array.uuid in self.world.workload.paused:
+            self.fail(f"(6) {host.name} copies in {array.uuid}, which is paused")
         for other in self.world.hosts:
             there = other.md.arrays.get(array.uuid) if other.md_up else None
             if there is None:
@@ -476,7 +478,8 @@ class Checkers:
         """No array has it, and no node that lives uses it; for spectators nothing waits."""
         self.disk_written(host, disk)
         for state in self.newest_arrays():
-            if disk.device is not None and state.member(disk.device) is not None:
+            has = disk.device is not None and state.member(disk.device) is not None
+            if has and not state.released:  # what was faulty then is nobody's
                 self.fail(f"(3) {host.name} erases {disk.path}, a member of {state.name}")
         for other in self.world.hosts:
             arrays = other.md.arrays.values() if other.md_up and not other.spectator else ()

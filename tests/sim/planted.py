@@ -558,6 +558,11 @@ PLANTED: dict[str, Planted] = {
         scenes.mix_of(scenes.stopped_behind_its_back, **KERNEL),
         "no bit set",
     ),
+    "a_pause_is_forgotten": Planted(
+        ((ArrayState, "still", property(lambda self: self.readonly)),),
+        scenes.mix_of(scenes.paused),
+        "(6)",
+    ),
     "joins_writable": Planted(
         ((MdArray, "follow", _joins_writable),),
         scenes.mix_of(scenes.read_only, trouble_us=12_000_000),

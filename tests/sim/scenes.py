@@ -19,6 +19,7 @@ from mdcluster.core.model import (
     ReAddMember,
     ReleaseArray,
     RemoveMember,
+    SetPaused,
     SetReadonly,
     SetSize,
     StopArray,
@@ -622,6 +623,21 @@ def read_only(run: Run) -> None:
         world.after_us(SECOND_US // 4, insist)
 
     insist()
+
+
+def paused(run: Run) -> None:
+    """A new array is paused in its resync, and its writer dies."""
+    world = run.world
+    uuid, _ = _new_array(run, 60_000)
+
+    def pause(_: Host) -> None:
+        proposal = world.workload.wish(SetPaused(uuid, on=True, now_s=1))
+        _when_settled(run, proposal, die)
+
+    def die() -> None:
+        world.hosts[_writer(run)].crash()
+
+    when_copying(run, uuid, pause)
 
 
 def erases(run: Run) -> None:

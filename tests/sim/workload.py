@@ -7,6 +7,7 @@ it is answered for good.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -87,6 +88,7 @@ class Workload:
         self.paths: dict[DeviceId, str] = {}
         self.dry_runs = False
         self.shut: set[ArrayId] = set()  # no write of an application reaches them
+        self.paused: set[ArrayId] = set()  # nothing is copied in them
 
     # --- applications --------------------------------------------------------------------
 
@@ -148,6 +150,8 @@ class Workload:
         self.wishes[proposal] = Wish(proposal, change, force)
         if _opens(change):
             self.shut.discard(change.array)  # type: ignore[union-attr]
+        if _resumes(change):
+            self.paused.discard(change.array)  # type: ignore[union-attr]
         self._ask(proposal, at)
         return proposal
 
@@ -181,8 +185,13 @@ class Workload:
             self.world.check.fail(f"(3) {effect.proposal} was done, now it is refused")
         if isinstance(wish.change, ReleaseArray) and effect.state == "done" and not wish.settled:
             self._given_back(wish.change.array)
-        if isinstance(wish.change, SetReadonly) and effect.state == "done" and not wish.settled:
-            self._is_shut(wish)
+        if effect.state == "done" and not wish.settled:
+            if isinstance(wish.change, SetReadonly) and self._still_holds(wish, _opens):
+                self.shut.add(wish.change.array)
+                self.world.load["made_readonly"] += 1
+            if isinstance(wish.change, SetPaused) and self._still_holds(wish, _resumes):
+                self.paused.add(wish.change.array)
+                self.world.load["paused"] += 1
         if not wish.settled:
             wish.answer, wish.text = effect.state, effect.text
         if effect.state == "done":
@@ -191,18 +200,16 @@ class Workload:
         elif effect.state == "refused":
             self.world.load["wishes_refused"] += 1
 
-    def _is_shut(self, wish: Wish) -> None:
+    def _still_holds(self, wish: Wish, ends: Callable[[Change], bool]) -> bool:
         """Unless somebody has asked for the opposite since, or it may still be done."""
-        assert isinstance(wish.change, SetReadonly)
+        assert isinstance(wish.change, SetReadonly | SetPaused)
         array, after = wish.change.array, False
         for other in self.wishes.values():
-            opens = _opens(other.change) and getattr(other.change, "array", "") == array
-            if opens and (after or not other.settled):
-                return
+            opposite = ends(other.change) and getattr(other.change, "array", "") == array
+            if opposite and (after or not other.settled):
+                return False
             after = after or other is wish
-        if wish.change.on:
-            self.shut.add(array)
-            self.world.load["made_readonly"] += 1
+        return wish.change.on
 
     def _advised(self, effect: Answer) -> None:
         """Of a dry run: it ends in a plan or a refusal, and stands in no commit."""
@@ -520,6 +527,13 @@ def _opens(change: Change) -> bool:
     """Whether it may end that the array is read-only."""
     return isinstance(change, StopArray | ReleaseArray | AdoptArray) or (
         isinstance(change, SetReadonly) and not change.on
+    )
+
+
+def _resumes(change: Change) -> bool:
+    """Whether it may end that the array is paused."""
+    return isinstance(change, ReleaseArray | AdoptArray) or (
+        isinstance(change, SetPaused) and not change.on
     )
 
 
