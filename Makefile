@@ -15,27 +15,34 @@ help: ## this list
 demo: $(READY) ## three daemons, a RAID1, a resync taken over: watch it (under 40 s)
 	@$(BIN)/python -m tests.demo
 
-test: tools $(READY) lint unit scenarios planted sim cluster $(or $(VM),vm-smoke) ## everything that CI runs (VM=vm: all of the vm tier, too)
+test: tools $(READY) lint cluster $(or $(VM),vm-smoke) unit scenarios planted sim ## everything (VM=vm: all of the vm tier; -j2 -Otarget: sooner, as CI does it)
+
+# With -j2 what only computes runs beside what is timed, and yields to it; never two that are timed.
+ifneq ($(filter test,$(MAKECMDGOALS)),)
+lint unit scenarios planted sim cluster vm-tools: | tools
+vm vm-smoke vm-tools: | cluster
+endif
+YIELD := nice -n 19
 
 lint: $(READY) ## formatting, linter, strict types
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(YIELD) $(BIN)/ruff format --check .
+	$(YIELD) $(BIN)/ruff check .
+	$(YIELD) $(BIN)/mypy
 
 unit: $(READY) ## pure functions, codecs, formats, drivers
-	$(BIN)/pytest -q tests/unit
+	$(YIELD) $(BIN)/pytest -q tests/unit
 
 scenarios: $(READY) ## several cores, step by step (REWRITE=1 rewrites what they print)
-	$(BIN)/pytest -q tests/scenarios $(if $(REWRITE),--rewrite)
+	$(YIELD) $(BIN)/pytest -q tests/scenarios $(if $(REWRITE),--rewrite)
 
 planted: $(READY) ## bugs put into the core on purpose: the simulator must catch each
-	$(BIN)/pytest -q tests/sim
+	$(YIELD) $(BIN)/pytest -q tests/sim
 
 cluster: $(READY) ## real daemons, real sockets, real files
 	$(BIN)/pytest -q tests/cluster
 
 sim: $(READY) ## SEEDS=N simulated clusters, or REPLAY=seed to see one in words
-	$(BIN)/python -m tests.sim.run $(if $(REPLAY),--replay $(REPLAY),--seeds $(SEEDS))
+	$(YIELD) $(BIN)/python -m tests.sim.run $(if $(REPLAY),--replay $(REPLAY),--seeds $(SEEDS))
 
 vm: vm-tools $(READY) ## stock kernels in virtual machines (KERNEL=6.12: all tests on this one)
 	MDCLUSTER_VM_KERNEL=$(KERNEL) $(BIN)/pytest -q --durations=12 tests/vm

@@ -21,6 +21,7 @@ LAB = {
     "disks": (Disk("d1", 64), Disk("d2", 64)),
     "attach": {"node2": ("d2", "d1:other")},
 }
+pytestmark = pytest.mark.kernel("6.12")
 BLOCK = 4096
 FENCE = "python -I tests/vm/fence_lab"
 
@@ -39,6 +40,7 @@ def reached(lab: Lab, source: str, target: str) -> bool:
 # --- guests ----------------------------------------------------------------------------------
 
 
+@pytest.mark.kernel("6.1", "6.12")
 @pytest.mark.smoke
 def test_a_stock_kernel_runs_with_the_checkout_and_its_python(lab: Lab, kernel: str) -> None:
     assert lab["node1"].run("uname -r").out.startswith(kernel + ".")
