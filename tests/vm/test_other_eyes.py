@@ -17,6 +17,10 @@ LAB = {"nodes": 3, "disks": tuple(Disk(f"d{number}", 24) for number in range(1, 
 SPECTATOR = "node3"
 CLUSTER = {"settings": SLOW_RESYNC, "spectators": (SPECTATOR,), "policy": "leave"}
 VOTERS = ("node1", "node2")
+OF_A_CLUSTER = {"Intent Bitmap", "Cluster Name", "Running On"}
+"""What mdcadm says of an array that mdadm does not say of the same members, given back."""
+OF_ITS_PLACE = {"Consistency Policy", "Events", "Name", "Update Time", "MD_DEVNAME", "MD_NAME"}
+"""What is another word on the plain array."""
 
 
 def written(guest: Guest) -> dict[str, int]:
@@ -32,6 +36,18 @@ def fields(text: str) -> dict[str, str]:
     """The `Name : value` lines of mdadm and mdcadm."""
     pairs = (line.split(" : ", 1) for line in text.splitlines() if " : " in line)
     return {name.strip(): value.strip() for name, value in pairs}
+
+
+def by_label(text: str) -> list[tuple[str, str]]:
+    """mdadm's lines as (label, value), without what an array of ours has or calls otherwise."""
+    pairs = []
+    for line in text.splitlines():
+        assigned = re.match(r"[A-Za-z_0-9]+=", line)
+        label, mark, value = line.partition("=" if assigned else " : ")
+        label, value = label.strip(), " ".join(value.split())
+        if label and not label.startswith("/dev/") and label not in OF_A_CLUSTER:
+            pairs.append((label, "" if label in OF_ITS_PLACE or not mark else value))
+    return pairs
 
 
 def test_spectator_writes_nothing(proof: Proof) -> None:
@@ -108,8 +124,11 @@ def test_given_back_and_taken_in_again(proof: Proof) -> None:
     with proof.load(names=VOTERS) as load:
         load.progress()
     assert proof.verify(load)
+    ours = _reports(guest, "mdcadm", "data")
     guest.run("mdcadm --release /dev/md/data", timeout_s=60)
     guest.run("mdadm -A /dev/md/plain /dev/mapper/d1 /dev/mapper/d2")
+    for option, lines in _reports(guest, "mdadm", "plain").items():
+        assert ours[option] == lines, option
     assert "[2/2] [UU]" in guest.read_text("/proc/mdstat")
     assert "resync" not in guest.read_text("/proc/mdstat")
     guest.run("mdadm --stop /dev/md/plain")
@@ -119,6 +138,23 @@ def test_given_back_and_taken_in_again(proof: Proof) -> None:
     cluster.until_running("data", *proof.names)
     assert cluster.detail().sync is None
     assert proof.verify(load)
+
+
+def _reports(guest: Guest, command: str, array: str) -> dict[str, object]:
+    """What it prints of a clean array of d1 and d2, as far as that is the same for both."""
+    found: dict[str, object] = {}
+    for option in ("", "--brief", "--export"):
+        text = guest.run(f"{command} --detail {option} /dev/md/{array}", timeout_s=60).out
+        text = text.replace(f"/dev/md/{array}", "/dev/md/ARRAY")
+        for name, disk in guest.disks.items():
+            place = f"/sys/dev/block/$(stat -c %Hr:%Lr {disk.path})"
+            node = guest.run(f"basename $(readlink {place})").out.strip()
+            text = text.replace(f"/dev/{node}", disk.path)
+            text = text.replace(f"dev_{node.replace('-', '_')}", f"dev_{name}")
+        lines = by_label(text)
+        found[option] = sorted(lines) if option == "--export" else lines
+    found["--test"] = guest.run(f"{command} --detail --test /dev/md/{array}", check=False).rc
+    return found
 
 
 pytestmark = pytest.mark.kernel("6.1")
