@@ -74,7 +74,7 @@ class MdstatCopy:
             if self._overlay is not None:
                 rewrite(self._overlay.file, text.encode())
             self._text = text
-        if self._overlay is not None:
+        if self._overlay is not None and self._kernel.opened:  # else its file could not be read
             self._overlay.tend()
 
     def close(self) -> None:
@@ -94,6 +94,10 @@ class _KernelFile:
         self._path = path
         self._own = own
         self._fd = -1
+
+    @property
+    def opened(self) -> bool:
+        return self._fd >= 0
 
     def read(self) -> str:
         """All of it; '' while there is none. OSError if this daemon's copy is in its place."""

@@ -71,7 +71,6 @@ def inside() -> Iterator[Inside]:
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts take root")
 def test_bound_over_the_kernels_file_as_long_as_it_is_kept_up_to_date(tmp_path: Path) -> None:
     target = tmp_path / "proc-mdstat"
-    target.write_text(KERNEL)
     settings = f"[mdstat]\nbind = '{target}'\n"
     with ProofCluster(tmp_path, 1, settings=settings) as cluster, inside() as sh:
         daemon = cluster["a"]
@@ -95,6 +94,7 @@ def test_bound_over_the_kernels_file_as_long_as_it_is_kept_up_to_date(tmp_path: 
         pid = start()
         cluster.until(lambda: bool(daemon.status().lease_ms_left), "it is writer")
         assert create(daemon, "r", *(cluster.image(f"m{leg}", 13) for leg in range(2))).code == 0
+        target.write_text(KERNEL)  # md's module is loaded
         cluster.until(bound, "the copy is bound over it")
         assert target.read_text() == KERNEL, "outside nothing is bound"
 
