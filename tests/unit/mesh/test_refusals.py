@@ -66,10 +66,11 @@ async def answer(sock: zmq.Socket[bytes]) -> bytes:
 async def test_raw_tcp_garbage(data: bytes) -> None:
     async with good_pair() as (_, a, b):
         for _ in range(3):
+            before = sum(b.mesh.refusals.values())
             _, writer = await asyncio.open_connection("127.0.0.1", b.ports[0])
             writer.write(data)
-            await writer.drain()
-            before = sum(b.mesh.refusals.values())
+            with contextlib.suppress(ConnectionError):  # refused already
+                await writer.drain()
             if data:
                 writer.close()
             await eventually(lambda before=before: sum(b.mesh.refusals.values()) > before)  # type: ignore[misc]
@@ -169,8 +170,9 @@ async def test_mismatch_is_refused_on_both_sides(
         await eventually(
             lambda: b.count(reason) >= 3 and sum(c.mesh.refusals.values()) >= 3, "refused by both"
         )
-        assert set(b.mesh.refusals) <= {reason, "by-peer"}
-        assert set(c.mesh.refusals) <= {reason, "by-peer"}
+        # Whoever is refused one way gives up in the middle of its handshake the other way.
+        assert set(b.mesh.refusals) <= {reason, "by-peer", "not-zeromq"}
+        assert set(c.mesh.refusals) <= {reason, "by-peer", "not-zeromq"}
         assert len(b.warnings(f"refused ({reason})")) <= 2  # by name and, as a stranger, by address
         assert any(text in line for line in b.heard.lines)
         assert any(text in line for line in c.heard.lines)
