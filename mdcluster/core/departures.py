@@ -4,7 +4,7 @@ Rules of this file:
 
 * a failure that md reports here is proposed until it is committed, whatever becomes of writers;
 * if the others can use the member, the node may have to leave the array instead; the last good
-  member never goes: then its writes fail;
+  member never goes: then its writes fail, or, if its md has set it faulty by itself, it leaves;
 * an array is left by stopping it first; only then is it proposed that this life has left
   (with bits left behind unless every write was finished), again until it is committed;
 * what was left is not run again before an administrator says so, or the daemon restarts;
@@ -106,10 +106,11 @@ class Departures:
     def _on_refused(self, change: FailMember, doubt: Doubt, refusal: str) -> None:
         """Leave the array, let the writes fail (the last good member), or propose it again."""
         array, device = change.array, change.device
-        state = self._replica.states.get(array)
-        member = state.member(device) if state else None
         again = (FAILED_TIMER, array, device, change.why, doubt.value)
-        if array in self._replica.catching_up:
+        useless = doubt is Doubt.MISSED  # md has set it faulty, so no later state can be applied
+        state = self._replica.newest(array) if useless else self._replica.states.get(array)
+        member = state.member(device) if state else None
+        if array in self._replica.catching_up and not useless:
             self._env.after(again, self._env.timing.retry_max_ms)
             return
         if state is None or member is None or member.state is MemberState.FAULTY:
@@ -118,6 +119,8 @@ class Departures:
             self.leave(array, refusal)
         elif survives_without(state, device):
             self._env.after(again, self._env.timing.retry_max_ms)
+        elif useless:
+            self.leave(array, f"md of this host has set the last good member faulty: {change.why}")
         else:
             self._replica.give_up(array, device)
 

@@ -243,10 +243,10 @@ class Membership:
 
     def _is_gone(self, life: Life) -> bool:
         """Silent for so long, or so clearly, that it is to be fenced."""
-        if life.node == self._env.me.node:
-            return life != self._env.me
-        if life.node in self.lives and self.lives[life.node] != life:
-            return True  # its node lives another life
+        if life == self._env.me:
+            return False
+        if self._has_successor(life):
+            return True
         peer = self.peers.get(life.node)
         if peer is None:
             return True
@@ -255,6 +255,18 @@ class Membership:
         if life.node not in self.up and not self._outlives:
             limit_ms = self._env.timing.suspect_ms  # its connection is gone, too: it has died
         return silent_ms > limit_ms
+
+    def _has_successor(self, life: Life) -> bool:
+        """Whether the node of this listed life lives a later one.
+
+        It answers in this term, which began with the other listed. One that was met before, and is
+        not heard any more, may as well be the life before: the listed one joined where this node
+        did not see it.
+        """
+        if life.node == self._env.me.node:
+            return life != self._env.me
+        seen, peer = self.lives.get(life.node), self.peers.get(life.node)
+        return seen not in (None, life) and peer is not None and peer.acked
 
     def condemn(self, life: Life) -> None:
         """It beats, but cannot do what was committed: fenced unless it does so first."""
@@ -292,8 +304,7 @@ class Membership:
     def _ask_providers(self, life: Life) -> None:
         voter = self._ledger.cluster.voter(life.node)
         name = voter.name if voter is not None else self._env.name_of(life.node)
-        present = self._env.me if life.node == self._env.me.node else self.lives.get(life.node)
-        succeeded_ms = self._seen_ms[life.node] if present not in (None, life) else NEVER
+        succeeded_ms = self._seen_ms[life.node] if self._has_successor(life) else NEVER
         self._env.emit(Fence(life, name, self.heard_ms(life), succeeded_ms))
 
     def on_fence_waits(self, ev: FenceWaits) -> None:

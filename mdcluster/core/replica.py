@@ -241,6 +241,10 @@ class Replica:
         for device in was_good - _good(new):
             self._held_by.setdefault(new.uuid, set()).add(device)
 
+    def newest(self, array: ArrayId) -> ArrayState | None:
+        """As far as it is known here, applied or not."""
+        return self._ledger.array(array)
+
     def note_failed(self, array: ArrayId, device: DeviceId) -> None:
         """md failed a member here by itself: its writes are held."""
         self._held_by.setdefault(array, set()).add(device)

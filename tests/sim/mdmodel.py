@@ -517,7 +517,12 @@ class Md:
     def still_blocked(self) -> list[MemberFailed]:
         """Members that hold writes are reported once more."""
         return [
-            MemberFailed(array.uuid, leg.device, "still held")
+            MemberFailed(
+                array.uuid,
+                leg.device,
+                "still held",
+                Doubt.MISSED if leg.faulty else Doubt.NONE,
+            )
             for array in self.arrays.values()
             for leg in array.legs
             if leg.blocked
