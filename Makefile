@@ -15,7 +15,7 @@ help: ## this list
 demo: $(READY) ## three daemons, a RAID1, a resync taken over: watch it (under 40 s)
 	@$(BIN)/python -m tests.demo
 
-test: tools $(READY) lint cluster $(or $(VM),vm-smoke) unit scenarios planted sim ## everything (VM=vm: all of the vm tier; -j2 -Otarget: sooner, as CI does it)
+test: tools $(READY) lint cluster $(or $(VM),vm-smoke) unit scenarios planted sim ## everything (VM=vm: all of the vm tier; -j2 -Otarget: sooner)
 
 # With -j2 what only computes runs beside what is timed, and yields to it; never two that are timed.
 ifneq ($(filter test,$(MAKECMDGOALS)),)

@@ -190,6 +190,8 @@ class Commits:
             return
         if track is not None and self._is_retry(track, ask):
             return
+        if track is not None and self.evaluation.unsettled(track, ask.change):
+            return  # the proposer asks again
         if refusal := self.no_room(track):
             self.answer(ask, "refused", refusal)
             return

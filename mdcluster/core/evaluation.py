@@ -34,6 +34,7 @@ from mdcluster.core.model import (
     Reshape,
     SetPaused,
     SetReadonly,
+    StartArray,
 )
 from mdcluster.core.tracks import Ask, Commit, Stage, Track
 from mdcluster.core.voters import change_voters, forget_array
@@ -126,6 +127,14 @@ class Evaluation:
             for commit in track.open
             if commit.removed is None or device in commit.removed
         )
+
+    def unsettled(self, track: Track, change: Change) -> bool:
+        """Whether nobody knows yet if the array that is to be started runs: none of those that are
+        listed has answered in this term, or was fenced."""
+        state = state_of(track)
+        if not (isinstance(change, StartArray) and isinstance(state, ArrayState) and state.running):
+            return False
+        return not any(self._membership.answered(life) for life in state.running)
 
     def term_needed(self, change: Change) -> int:
         """The term that this writer has to stand down with, or 0.
