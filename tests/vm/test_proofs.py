@@ -280,7 +280,7 @@ def test_control_without_holds(proof: Proof) -> None:
     proof.fresh()
     writer = cluster.writer()
     copied_to = proof.lab[writer].disks["d2"]
-    copied_to.delay(writes_ms=1500)  # what lies between the read and the write of a copy
+    copied_to.delay(writes_ms=4000)  # what lies between the read and the write of a copy
     with pytest.raises(AssertionError, match=r"blocks: |acknowledged|was known"):
         with proof.load(0, tuple(proof.others(writer))) as load:
             load.progress(writes=200)
