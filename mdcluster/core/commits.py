@@ -190,8 +190,9 @@ class Commits:
             return
         if track is not None and self._is_retry(track, ask):
             return
-        if track is not None and self.evaluation.unsettled(track, ask.change):
-            return  # the proposer asks again
+        if track is not None and (why := self.evaluation.unsettled(track, ask.change)):
+            self.answer(ask, "waiting", why)  # the proposer asks again
+            return
         if refusal := self.no_room(track):
             self.answer(ask, "refused", refusal)
             return

@@ -128,13 +128,18 @@ class Evaluation:
             if commit.removed is None or device in commit.removed
         )
 
-    def unsettled(self, track: Track, change: Change) -> bool:
-        """Whether nobody knows yet if the array that is to be started runs: none of those that are
-        listed has answered in this term, or was fenced."""
+    def unsettled(self, track: Track, change: Change) -> str:
+        """Why nobody knows yet if the array that is to be started runs ('' if it is known)."""
         state = state_of(track)
         if not (isinstance(change, StartArray) and isinstance(state, ArrayState) and state.running):
-            return False
-        return not any(self._membership.answered(life) for life in state.running)
+            return ""
+        if any(self._membership.answered(life) for life in state.running):
+            return ""
+        names = sorted({self._env.name_of(life.node) for life in state.running})
+        return (
+            f"{state.name}: listed as running on {', '.join(names)}, of whom nobody has answered "
+            "yet; it goes on when one of them does, or all are fenced"
+        )
 
     def term_needed(self, change: Change) -> int:
         """The term that this writer has to stand down with, or 0.
