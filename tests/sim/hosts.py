@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mdcluster.core.departures import SHUTDOWN_MS
 from mdcluster.core.effects import (
+    NEVER,
     AllowFeeding,
     Answer,
     Effect,
@@ -445,6 +446,8 @@ class Host:
         life, heard_ms = effect.life, effect.heard_ms
         owner = self.world.lives[life]
         present = owner.md_up and owner.life == life and owner is not self
+        if effect.succeeded_ms != NEVER and not self.world.dead(life):
+            self.world.check.fail(f"(7) {life.boot_id} lives, but was said to have a successor")
         if self.world.quirks.fence_agent and present:
             self.world.say(owner, "is powered off by a fence agent")
             self.world.load["hosts_fenced"] += 1

@@ -247,6 +247,10 @@ def _leaves_nothing(self: Departures, why: str) -> None:
     return None
 
 
+def _met_in_another_life(self: Membership, life: Life) -> bool:
+    return self.lives.get(life.node, life) != life
+
+
 def _vouched_for_all(self: Membership, life: Life) -> None:
     for other in sorted(self.listed()):
         if other.node == life.node and other in self.fencing:
@@ -505,6 +509,11 @@ PLANTED: dict[str, Planted] = {
         ((Departures, "leave_all", _leaves_nothing),),
         scenes.mix_of(scenes.becomes_spectator),
         "(8)",
+    ),
+    "met_before_is_met_later": Planted(
+        ((Membership, "_has_successor", _met_in_another_life),),
+        scenes.mix_of(scenes.restarts_out_of_sight),
+        "(7)",
     ),
     "late_word_ends_the_next_life": Planted(
         ((Membership, "vouch", _vouched_for_all),), scenes.mix_of(scenes.late_word, hosts=5), "(7)"

@@ -326,6 +326,25 @@ def late_word(run: Run) -> None:
     world.after_us(4_000_000, host.thaw)
 
 
+def restarts_out_of_sight(run: Run) -> None:
+    """A host restarts and joins where the next writer does not see it, and is still not seen."""
+    world = run.world
+    writer = _writer(run)
+    first, heir = _others(run, writer)[:2]
+    host, pairs = world.hosts[first], _both_ways(first, heir)
+    host.crash()
+    world.network.cut_pairs(pairs)
+    world.after_us(50_000, run.boot, host)
+    change = HandOver(world.hosts[heir].node)
+    at_us = run.rng.randrange(1_200_000, 2_500_000)
+
+    def hand_over() -> None:
+        world.workload.wish(change, at=world.hosts[writer])
+
+    world.after_us(at_us, hand_over)
+    world.after_us(at_us + 1_500_000, world.network.heal_pairs, pairs)
+
+
 def newer_voters(run: Run) -> None:
     """Three of five voters make do without the two that are down, then two go on alone.
 
