@@ -181,7 +181,7 @@ class Writer:
         """Shut the gate, stop copying; the word follows when the last write has returned."""
         if change.target == self._node.me.node:
             return False
-        self.shut_for_transfer(change.target)
+        self._node.election.begin_hand_over(change.target)
         self._node.keeper.stop_passes()
         self._node.env.after(("handover",), self._node.env.timing.apply_deadline_ms)
         return True
@@ -190,9 +190,6 @@ class Writer:
         """Some gated write does not return: an election decides, this node's gate stays shut."""
         if self._node.election.handing_over is not None:
             self._node.election.stand_down("its hand-over did not finish in time")
-
-    def shut_for_transfer(self, target: NodeId) -> None:
-        self._node.election.begin_hand_over(target)
 
     def try_give_word(self) -> None:
         if self._node.election.handing_over is not None and not self._node.gated:

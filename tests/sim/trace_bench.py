@@ -72,8 +72,6 @@ class _Programs:
 class ModelBench:
     """One array on one host of a world that behaves as a kernel's md; also its driver."""
 
-    serial_holds = False
-    outlives_daemon = True
     holds_wait_for_failures = False
 
     def __init__(self, series: str) -> None:
@@ -227,9 +225,6 @@ class ModelBench:
             raise DriverError("a size never shrinks")
         shown = 0 if visible else self._state.shown_sectors or self._state.size_sectors
         self._commit(replace(self._state, size_sectors=size_sectors, shown_sectors=shown))
-
-    async def set_read_only(self, array: ArrayId, on: bool) -> None:
-        self._commit(replace(self._state, readonly=on))
 
     # --- holds, bits, copying ------------------------------------------------------------------
 
